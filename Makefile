@@ -13,8 +13,12 @@ BIN := .venv/bin
 RUN := .venv/.runtime-installed
 DEV := .venv/.dev-installed
 VLLM := .venv-vllm/.installed
+LMCACHE := .venv-lmcache/.installed
+SGLANG := .venv-sglang/.installed
+LITELLM := .venv-litellm/.installed
 BENCH := .venv-bench/.installed
 DOCS := .venv-docs/.installed
+ROUTERS := .venv-routers/.installed
 CORE := connector/pyproject.toml connector/CMakeLists.txt $(wildcard connector/src/core/*.*)
 CORE_DIRS := connector/src/core connector/tests connector/fuzz
 PLOTLY := $(wildcard dashboard/static/plotly/*.js)
@@ -40,14 +44,14 @@ up: $(RUN) ## install what is missing and run the platform on this machine
 install: $(RUN) ## only install the Python environment
 	@echo "Installed in .venv. Next: make up"
 
-test: $(DEV) $(VLLM) lint docs test-core ## all tests: the core, unit, real servers, browser, vLLM on CPU
+test: $(DEV) $(VLLM) $(LMCACHE) $(SGLANG) $(LITELLM) $(ROUTERS) lint docs test-core ## all tests: the core, unit, real servers, browser, vLLM and SGLang on CPU
 	@deploy/get valkey
 	@deploy/get chromium
 	@deploy/get prometheus
 	NEVE_TEST_POSTGRES=later PYTHONPATH=.:tests $(BIN)/python -m support.second_try $(PARALLEL)
 	@$(MAKE) test-postgres
 
-test-sqlite: $(DEV) ## what `make test` runs on PostgreSQL alone, on SQLite and the Valkey of PATH
+test-sqlite: $(DEV) $(ROUTERS) ## what `make test` runs on PostgreSQL alone, on SQLite and the Valkey of PATH
 	@deploy/get valkey
 	@deploy/get prometheus
 	NEVE_TEST_POSTGRES=never PYTHONPATH=.:tests $(BIN)/python -m support.second_try $(PARALLEL)
@@ -58,14 +62,18 @@ test-postgres: $(DEV) ## tests of platform, API, dashboard and workers on Postgr
 	@deploy/get postgres
 	PYTEST_ADDOPTS="$(PARALLEL)" PYTHONPATH=.:tests $(BIN)/python -m support.on_postgres $(PYTEST_ARGS)
 
+test-sglang: $(DEV) $(SGLANG) ## all tests with SGLang on CPU, those that `make test` leaves out too
+	@deploy/get valkey
+	NEVE_TEST_LONG=1 $(BIN)/python -m pytest tests/sglang $(PYTEST_ARGS)
+
 test-fast: $(DEV) ## unit tests only, no servers
 	$(BIN)/python -m pytest -m unit
 
-test-coverage: $(DEV) ## line coverage by package: all tests but those in a browser or with vLLM
+test-coverage: $(DEV) ## line coverage by package: all tests but those in a browser or with an engine
 	@deploy/get valkey
 	@deploy/get prometheus
 	@rm -rf var/coverage && mkdir -p var/coverage
-	$(BIN)/python -m coverage run -m pytest $(PARALLEL) -m "not browser and not vllm" $(PYTEST_ARGS)
+	$(BIN)/python -m coverage run -m pytest $(PARALLEL) -m "not browser and not lmcache and not vllm and not sglang" $(PYTEST_ARGS)
 	@$(BIN)/python -m coverage combine --quiet
 	@PYTHONPATH=tests $(BIN)/python -m support.coverage_by_package
 
@@ -101,12 +109,28 @@ wheels: $(RUN) ## neve's source distribution and wheels into dist/, each tried w
 	@deploy/get valkey
 	@deploy/wheels $(CURDIR)/$(BIN)/python
 
+routers: $(ROUTERS) ## only the environment with routers that read KV events, for tests/kvevents
+	@echo "They are in .venv-routers. Next: .venv/bin/python -m pytest tests/kvevents -q"
+
 vllm: $(VLLM) ## only the environment with vLLM on CPU (2.0 GB)
 	@echo "vLLM is in .venv-vllm. Next: make test"
+
+sglang: $(SGLANG) ## only the environment with SGLang on CPU (1.8 GB)
+	@echo "SGLang is in .venv-sglang. Next: make test-sglang"
+
+litellm: $(LITELLM) ## only the environment with LiteLLM's proxy (0.4 GB)
+	@echo "LiteLLM is in .venv-litellm. Next: docs/litellm.md"
 
 bench-datapath: $(RUN) $(BENCH) ## neve beside its peers, into var/bench (QUICK=1: a minute; BENCH_ARGS=...)
 	@deploy/get valkey
 	$(BIN)/python benchmarks/datapath.py $(BENCH_ARGS)
+
+lmcache: $(LMCACHE) ## only the environment with LMCache, beside vLLM's (110 MB)
+	@echo "LMCache is in .venv-lmcache. Next: $(BIN)/python -m pytest tests/lmcache"
+
+bench-lmcache: $(RUN) $(LMCACHE) ## `lmcache bench l2`: neve beside resp, valkey and fs (QUICK=1: two minutes; BENCH_ARGS=...)
+	@deploy/get valkey
+	@$(BIN)/python benchmarks/lmcache_l2.py $(BENCH_ARGS)
 
 bench-tiering: $(RUN) ## workers and cold loads beside S3's own speed, into var/bench (QUICK=1: a minute; BENCH_ARGS=...)
 	@deploy/get valkey
@@ -116,6 +140,10 @@ bench-tiers: $(DEV) ## the local tier beside raw files, codecs, a hot key with a
 	@deploy/get valkey
 	@$(BIN)/python benchmarks/tiers.py $(BENCH_ARGS)
 
+bench-sglang: $(DEV) $(SGLANG) ## SGLang's pages through Neve, its file and its seaweedfs backend, beside raw copies (BENCH_ARGS=...)
+	@deploy/get valkey
+	@PYTHONPATH=.:platform:tests $(BIN)/python benchmarks/sglang_pages.py $(BENCH_ARGS)
+
 bench-contexts: $(DEV) ## 100,000 contexts of a tenant, and requests a core-second (BENCH_ARGS="--postgres --write")
 	@deploy/get valkey
 	@$(BIN)/python benchmarks/many_contexts.py $(BENCH_ARGS)
@@ -123,6 +151,10 @@ bench-contexts: $(DEV) ## 100,000 contexts of a tenant, and requests a core-seco
 bench-dashboard: $(DEV) ## pages with 60 tenants, 500 nodes, 100,000 contexts and 200 viewers (BENCH_ARGS="--quick")
 	@deploy/get valkey
 	@$(BIN)/python benchmarks/dashboard.py $(BENCH_ARGS)
+
+bench-gateway: $(DEV) $(VLLM) $(LITELLM) ## neve.litellm beside round robin: hits and time to the first token, on CPU engines (BENCH_ARGS="--rounds 3")
+	@deploy/get valkey
+	@$(BIN)/python benchmarks/gateway.py $(BENCH_ARGS)
 
 bench-samples: $(RUN) ## LRU curves from samples of a trace, over many keys (BENCH_ARGS="--keys 64 --errors")
 	@$(BIN)/python benchmarks/samples.py $(BENCH_ARGS)
@@ -142,6 +174,10 @@ bench-architectures: $(RUN) $(VLLM) ## every model architecture on CPU engines, 
 bench-ttft: ## time to the first token on this host's GPU (PYTHON=one with vLLM, neve, valkey; BENCH_ARGS=...)
 	@deploy/get valkey
 	$(or $(PYTHON),python3) benchmarks/ttft.py $(BENCH_ARGS)
+
+bench-prefill-service: $(DEV) $(VLLM) ## neve router over a link of 100 Mbit/s and 20 ms, two vLLM on CPU (root; BENCH_ARGS="--cut 10")
+	@deploy/get valkey
+	@$(BIN)/python benchmarks/prefill_service.py $(BENCH_ARGS)
 
 lint: $(DEV) ## every check of the sources: style, types, contracts, pages, scripts
 	@$(MAKE) --jobs $(CORES) --output-sync $(LINTS)
@@ -212,7 +248,7 @@ clean: ## remove caches and var/ (all data of this platform)
 	@echo "Removed. Next: make up begins with empty data"
 
 distclean: clean ## also remove the Python environments
-	rm -rf .venv .venv-vllm .venv-bench .venv-docs
+	rm -rf .venv .venv-vllm .venv-lmcache .venv-sglang .venv-litellm .venv-bench .venv-docs .venv-routers
 
 # The first interpreter that is new enough and can make environments; installs one where apt can.
 define find_python
@@ -221,7 +257,7 @@ for name in python3.11 python3.12 python3.13 python3; do \
 		&& { echo $$name; exit; }; done; exit 1
 endef
 
-.venv/bin/python .venv-vllm/bin/python .venv-bench/bin/python .venv-docs/bin/python:
+.venv/bin/python .venv-vllm/bin/python .venv-lmcache/bin/python .venv-sglang/bin/python .venv-litellm/bin/python .venv-bench/bin/python .venv-docs/bin/python .venv-routers/bin/python:
 	@python=$$($(find_python)) || { deploy/get python && python=$$($(find_python)); } \
 		|| { echo "Neve needs Python 3.11 or newer with venv; found: $$(python3 --version 2>&1)"; exit 1; }; \
 	echo "Making $(@D:/bin=) with $$python"; $$python -m venv --clear $(@D:/bin=)
@@ -248,9 +284,37 @@ $(VLLM): tests/vllm/requirements.txt examples/requirements.txt $(CORE) | .venv-v
 	@.venv-vllm/bin/python $(PIP) --no-deps --no-build-isolation --editable connector
 	@touch $@
 
+# Packages of vLLM's environment, its editable neve too, are found through site.addsitedir.
+$(LMCACHE): tests/lmcache/requirements.txt $(VLLM) | .venv-lmcache/bin/python
+	@echo "Installing LMCache ..."
+	@.venv-lmcache/bin/python $(PIP) --no-deps -r tests/lmcache/requirements.txt
+	@echo "import site; site.addsitedir('$$(cd .venv-vllm/lib/python3*/site-packages && pwd)')" \
+		> $$(echo .venv-lmcache/lib/python3*/site-packages)/of-vllm.pth
+	@touch $@
+
+$(SGLANG): tests/sglang/requirements.txt $(CORE) | .venv-sglang/bin/python
+	@echo "Installing SGLang for CPU (about two minutes) ..."
+	@.venv-sglang/bin/python $(PIP) --no-deps -r tests/sglang/requirements.txt
+	@deploy/get compiler .venv-sglang/bin/python
+	@.venv-sglang/bin/python $(PIP) --no-deps --no-build-isolation --editable connector
+	@touch $@
+
+# `neve` without its compiled core, which a gateway does not use.
+$(LITELLM): tests/litellm/requirements.txt connector/pyproject.toml | .venv-litellm/bin/python
+	@echo "Installing LiteLLM's proxy (about a minute) ..."
+	@.venv-litellm/bin/python $(PIP) --no-deps -r $<
+	@.venv-litellm/bin/python $(PIP) --no-deps --no-build-isolation \
+		-C wheel.cmake=false -C wheel.py-api=py3 --editable connector
+	@touch $@
+
 $(BENCH): benchmarks/requirements.txt | .venv-bench/bin/python
 	@echo "Installing peers for the benchmarks ..."
 	@.venv-bench/bin/python $(PIP) --no-deps -r benchmarks/requirements.txt
+	@touch $@
+
+$(ROUTERS): tests/kvevents/requirements.txt | .venv-routers/bin/python
+	@echo "Installing routers that read KV events ..."
+	@.venv-routers/bin/python $(PIP) --no-deps -r tests/kvevents/requirements.txt
 	@touch $@
 
 $(DOCS): requirements-docs.txt | .venv-docs/bin/python

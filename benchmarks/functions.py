@@ -5,7 +5,8 @@
 
 Prints µs per id: Valkey's time for FCALL (`INFO commandstats`), the best of `--rounds`, since the
 machine has other load. Both versions take turns on one server, each with blocks of its own. A
-commit has 256 new blocks; commits into a full tier evict as many.
+commit has 256 new blocks; commits into a full tier evict as many; then again with as many
+tombstones as a bucket remembers.
 """
 
 import argparse
@@ -26,6 +27,7 @@ from neve.index.tier import BlockTerms, HotTier, commit_args  # noqa: E402
 from support.servers import ValkeyServer  # noqa: E402
 
 TENANT, SPACE, SIZE, COMMIT_IDS = 7, 3, 100, 256
+TOMBSTONES_KEPT = 20_000  # of a bucket
 KEYS = BucketKeys(TENANT, 0)
 
 
@@ -48,7 +50,16 @@ class Library:
         if has_locate:
             self._time("match, old node", len(ids), call("match", KEYS, "1", *ids))
         self._time("touch", len(ids), call("touch", KEYS, *ids))
+        reads = 'register("removals"' in self._source
+        begin = call("removals", KEYS, SPACE, -1, len(ids))
+        mark = self._client.execute_command(*begin)[0] if reads else 0
         self._commit("commit, evicting", [id_[:15] + b"\xff" for id_ in ids])
+        if reads:
+            self._time("removals", len(ids), call("removals", KEYS, SPACE, mark, len(ids)))
+        # Each further tombstone makes room by forgetting the oldest.
+        oldest = {n.to_bytes(16, "big"): n for n in range(TOMBSTONES_KEPT)}
+        self._client.zadd(KEYS.bookkeeping[5], oldest)
+        self._commit("commit, forgetting", [id_[:15] + b"\xfe" for id_ in ids])
 
     def _quota(self, blocks: int) -> None:
         tier = HotTier(self._client.execute_command, TENANT)
@@ -92,7 +103,7 @@ def main() -> None:
             now.round(ids)
     print(f"{'µs of an id':18}{'before':>8}{'now':>8}{'now / before':>14}")
     for what, us in now.us.items():
-        was = before.us.get(what, before.us["locate"])
+        was = before.us.get(what, math.nan)
         print(f"{what:18}{was:8.2f}{us:8.2f}{us / was:14.2f}")
 
 

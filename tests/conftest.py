@@ -3,7 +3,7 @@
 valkey_hot, valkey_bus, s3   the servers that Django's settings of the tests point at
 clean_hot                    valkey_hot, wiped before the test, recounted after it
 control_plane                the web process with database, Valkeys and bucket of its own
-vllm_python                  the interpreter that has vLLM
+vllm_python, sglang_python   the interpreter that has vLLM, and SGLang
 log_lines                    lines as the platform writes them, so far
 """
 
@@ -24,7 +24,8 @@ from support.drift import assert_no_drift
 from support.on_postgres import runs_here_only
 from support.servers import ROOT, ControlPlane, S3Server, ValkeyServer
 
-KINDS = ("integration", "browser", "vllm")
+KINDS = ("integration", "browser", "lmcache", "vllm", "sglang")
+SGLANG_PYTHON = Path(os.environ.get("NEVE_TEST_SGLANG_PYTHON", ROOT / ".venv-sglang/bin/python"))
 VLLM_PYTHON = Path(os.environ.get("NEVE_TEST_VLLM_PYTHON", ROOT / ".venv-vllm/bin/python"))
 
 # An example is not wrong because the machine was busy.
@@ -49,12 +50,13 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             item.add_marker("unit")
     items.sort(key=lambda item: [bool(item.get_closest_marker(kind)) for kind in reversed(KINDS)])
     if hasattr(config, "workerinput"):
-        items.sort(key=lambda item: not item.get_closest_marker("vllm"))
+        engines = ("vllm", "sglang")
+        items.sort(key=lambda item: not any(map(item.get_closest_marker, engines)))
 
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """One worker runs the vLLM tests, so that no more engines live at a time than with one worker.
+    """One worker runs the engines' tests: no more engines live at a time than with one worker.
 
     The others take the other files one by one, in the order of a run without workers: files share
     the platform of `control_plane`, and later ones may find what earlier ones stored.
@@ -63,7 +65,8 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
 
     class Scheduling(LoadScopeScheduling):
         def _split_scope(self, nodeid: str) -> str:
-            return "vllm" if nodeid.startswith("tests/vllm/") else nodeid.partition("::")[0]
+            is_engines = nodeid.startswith(("tests/vllm/", "tests/sglang/"))
+            return "engines" if is_engines else nodeid.partition("::")[0]
 
     return Scheduling(config, log)
 
@@ -120,6 +123,13 @@ def vllm_python() -> Path:
     if not VLLM_PYTHON.exists():
         pytest.fail(f"{VLLM_PYTHON} is missing: run `make vllm`")
     return VLLM_PYTHON
+
+
+@pytest.fixture(scope="session")
+def sglang_python() -> Path:
+    if not SGLANG_PYTHON.exists():
+        pytest.skip(f"SGLang is not installed ({SGLANG_PYTHON}): run `make sglang`")
+    return SGLANG_PYTHON
 
 
 @pytest.fixture

@@ -39,7 +39,14 @@ PLANTS = {
         f"{NEVE}/planner/simulate/__init__.py",
         LAZY.format("random"),
     ),
-    "only neve.api imports httpx": (f"{NEVE}/planner/breakeven.py", LAZY.format("httpx")),
+    "only neve.api and what sends requests to engines import httpx": (
+        f"{NEVE}/planner/breakeven.py",
+        LAZY.format("httpx"),
+    ),
+    "only neve's own servers import a web framework": (
+        f"{NEVE}/gateway/choice.py",
+        LAZY.format("starlette"),
+    ),
     "the data path of nodes loads nothing of neve.api": (
         f"{NEVE}/engine/loader.py",
         LAZY.format("neve.api"),
@@ -49,6 +56,9 @@ PLANTS = {
         LAZY.format("mcp"),
     ),
     "only neve.vllm imports vllm": (f"{NEVE}/engine/loader.py", LAZY.format("vllm")),
+    "only neve.lmcache imports lmcache": (f"{NEVE}/engine/loader.py", LAZY.format("lmcache")),
+    "only neve.sglang imports sglang": (f"{NEVE}/engine/page_store.py", LAZY.format("sglang")),
+    "only neve.litellm imports litellm": (f"{NEVE}/gateway/store.py", LAZY.format("litellm")),
     "only neve.engine.device and the adapters import torch": (
         f"{NEVE}/formats/ids.py",
         LAZY.format("torch"),
@@ -57,7 +67,7 @@ PLANTS = {
         f"{NEVE}/engine/loader.py",
         LAZY.format("neve.engine.device"),
     ),
-    "the platform and neve's commands load neither vllm nor torch, by whatever way": (
+    "the platform and neve's commands load neither an engine nor torch": (
         f"{NEVE}/cli/ping.py",
         LAZY.format("neve.engine.device.tensors"),
     ),

@@ -13,8 +13,8 @@ from rest_framework.response import Response
 from base import outbound
 from base.problems import Problem
 from cacheapi.base.access import caller
-from cacheapi.base.fields import StrictSerializer, Text, WholeNumber
-from cacheapi.base.filters import RowFilter, TenantFilter, TextFilter
+from cacheapi.base.fields import Flag, StrictSerializer, Text, WholeNumber
+from cacheapi.base.filters import FlagFilter, RowFilter, TenantFilter, TextFilter
 from cacheapi.base.viewsets import ReadOnlyView, TenantOwnedSerializer, checked, no_body
 from catalog.models import Space
 from engines import services
@@ -32,6 +32,7 @@ class EngineSerializer(TenantOwnedSerializer):
         model = Engine
         fields = (
             *("id", "tenant", "name", "base_url", "model", "spaces", "gpus", "has_api_key"),
+            "is_prefill",
             *("source", "state", "error", "checked_at", "created_at", "updated_at"),
         )
         read_only_fields = fields
@@ -69,6 +70,10 @@ class EngineUpdateSerializer(StrictSerializer):
         required=False,
         help_text="for the cost of warming; null: TP × PP of its space",
     )
+    is_prefill = Flag(
+        required=False,
+        help_text="of a prefill pool: warm jobs go there first, and routers may take it for one",
+    )
 
     def validate(self, attrs: dict[str, Any]) -> dict[str, Any]:
         if not attrs:
@@ -87,6 +92,7 @@ class EngineCreateSerializer(EngineUpdateSerializer):
 class EngineFilter(TenantFilter):
     name = TextFilter()
     space = RowFilter(field_name="servings__space_id", distinct=True, help_text="number of a space")
+    is_prefill = FlagFilter(field_name="is_prefill")
     state = django_filters.ChoiceFilter(choices=[(s.value, s.value) for s in Engine.State])
     source = django_filters.ChoiceFilter(choices=[(s.value, s.value) for s in Engine.Source])
 

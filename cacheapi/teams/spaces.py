@@ -18,6 +18,7 @@ from cacheapi.base.schemas import PART_GROUP
 from cacheapi.base.viewsets import ReadOnlyView, TenantOwnedSerializer, no_body
 from cacheapi.teams.lineage import BOUNDS, LineageAction
 from cacheapi.teams.removal import CONFIRM, RemovalSerializer, require_confirmed
+from cacheapi.teams.removals import RemovalsAction
 from catalog.clashes import differences
 from catalog.models import Space
 from catalog.spaces import remove_space, weight_of
@@ -127,7 +128,7 @@ class ComparisonSerializer(serializers.Serializer[Any]):
     differences = DifferenceSerializer(many=True)
 
 
-class SpacesView(LineageAction, ReadOnlyView):
+class SpacesView(LineageAction, RemovalsAction, ReadOnlyView):
     """KV layouts."""
 
     model = Space
@@ -136,7 +137,10 @@ class SpacesView(LineageAction, ReadOnlyView):
     orderings = ("-created_at", "name")
     operators_only = ("destroy",)
     moving = ("loss",)
-    takes = {"destroy": ("confirm",), "lineage": tuple(BOUNDS), "compare": ("with",)}
+    takes = {
+        **{"destroy": ("confirm",), "lineage": tuple(BOUNDS), "compare": ("with",)},
+        "removals": ("after",),
+    }
 
     @extend_schema(responses=SpaceDetailSerializer)
     def retrieve(self, request: Request, *args: Any, **kwargs: Any) -> Response:

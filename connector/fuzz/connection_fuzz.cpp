@@ -6,6 +6,7 @@
 
 #include <set>
 
+#include "../tests/runs.h"
 #include "../tests/scripted.h"
 #include "connection.h"
 #include "input.h"
@@ -91,11 +92,14 @@ World ask(Connection& connection, const TopologyMap& map, unsigned asking) {
   std::vector<GetRequest> gets;
   for (std::size_t i = 0; i < kSizes.size(); ++i) world.loaded.emplace_back(kSizes[i]);
   for (std::size_t i = 0; i < kSizes.size(); ++i) {
-    gets.push_back({id_of(i), world.loaded[i], world.headers[i].data()});
+    const auto run = i % 2 == 0 ? kSizes[i] : 7;
+    gets.push_back({id_of(i), testing::in_runs(world.loaded[i], run), world.headers[i].data()});
   }
   std::vector<PutRequest> puts;
   for (std::size_t i = 0; i < 2; ++i) world.stored.push_back(payload_of(i));
-  for (std::size_t i = 0; i < 2; ++i) puts.push_back({id_of(i), id_of(2), 16, world.stored[i]});
+  for (std::size_t i = 0; i < 2; ++i) {
+    puts.push_back({id_of(i), id_of(2), 16, testing::in_runs(world.stored[i], 30)});
+  }
   std::vector<CallRequest> calls(2, {"*1\r\n$4\r\nPING\r\n", 0, false});
   std::vector<Plan> plans;
   plans.push_back(plan_get(keys, gets, true, kNever, map, 1, 0));

@@ -18,6 +18,7 @@
 #include "check.h"
 #include "checksum.h"
 #include "ranged_get.h"
+#include "runs.h"
 #include "scripted.h"
 
 using namespace neve;
@@ -269,6 +270,19 @@ TEST(blocks_land_in_their_own_memory_however_the_answer_is_cut) {
       CHECK(gets.kept() == 1);
     }
     CHECK(server.connections == 1);
+  }
+}
+
+TEST(blocks_land_in_memory_of_many_runs) {
+  for (const std::size_t piece : {1U << 20, 777U, 65U}) {
+    Segment segment;
+    const HttpServer server(saying(segment.answer(), piece));
+    for (std::size_t i = 0; i < 3; ++i) {
+      segment.wanted[i].payload = in_runs(segment.payloads[i], 10 + 40 * i);
+    }
+    RangedGets gets("");
+    CHECK(get(gets, server.url(), segment).blocks == std::vector(3, Status::kOk));
+    CHECK(segment.is_read());
   }
 }
 

@@ -20,10 +20,12 @@
 #include "plan.h"
 #include "quantize.h"
 #include "quantize_kernel.h"
+#include "runs.h"
 #include "slots.h"
 #include "window.h"
 
 using namespace neve;
+using namespace neve::testing;
 using namespace std::chrono_literals;
 
 namespace {
@@ -263,12 +265,19 @@ TEST(errors_say_what_to_do) {
   CHECK(read_error("ERR Function not found", asked).kind == ErrorKind::kRefused);
 }
 
+namespace {
+
+// A payload of which only the size counts.
+Payload nowhere(std::size_t size) { return std::span(static_cast<std::byte*>(nullptr), size); }
+
+}  // namespace
+
 TEST(runs_cover_a_batch_once_and_evenly) {
   const auto map = map_of(3);
   const auto keys = keys_of(12);
   std::vector<GetRequest> requests;
   for (std::uint32_t i = 0; i < 400; ++i) {
-    requests.push_back({id_of(i), {static_cast<std::byte*>(nullptr), 1 << 20}, nullptr});
+    requests.push_back({id_of(i), nowhere(1 << 20), nullptr});
   }
   const auto plan = plan_get(keys, requests, true, kNever, *map, 4, 1);
   std::set<std::pair<const Primary*, std::uint32_t>> lanes;
@@ -289,8 +298,7 @@ TEST(runs_cover_a_batch_once_and_evenly) {
 TEST(small_batches_stay_on_one_lane_and_lanes_take_turns) {
   const auto map = map_of(1);
   const auto keys = keys_of(1);
-  const std::vector<GetRequest> requests(
-      8, {id_of(1), {static_cast<std::byte*>(nullptr), 1000}, nullptr});
+  const std::vector<GetRequest> requests(8, {id_of(1), nowhere(1000), nullptr});
   std::set<std::uint32_t> lanes;
   for (std::uint32_t turn = 0; turn < 4; ++turn) {
     const auto plan = plan_get(keys, requests, false, kNever, *map, 4, turn);
@@ -298,8 +306,7 @@ TEST(small_batches_stay_on_one_lane_and_lanes_take_turns) {
     lanes.insert(plan.runs[0].lane);
   }
   CHECK(lanes.size() == 4);
-  const std::vector<GetRequest> eight(
-      8, {id_of(1), {static_cast<std::byte*>(nullptr), 2 << 20}, nullptr});
+  const std::vector<GetRequest> eight(8, {id_of(1), nowhere(2 << 20), nullptr});
   const auto plan = plan_get(keys, eight, false, kNever, *map, 4, 0);
   CHECK(plan.runs.size() == 4);
   for (const auto& run : plan.runs) CHECK(run.operations.size() == 2);
@@ -401,6 +408,35 @@ TEST(an_outbox_gives_its_bytes_in_order_however_they_are_taken) {
   }
 }
 
+TEST(a_payload_in_runs_is_the_same_bytes_wherever_it_is_cut) {
+  std::vector<std::byte> memory(10'000);
+  for (std::size_t i = 0; i < memory.size(); ++i) memory[i] = std::byte(i * 7);
+  const std::span bytes(memory);
+  Payload payload;
+  std::vector<std::byte> expected;
+  const std::vector<std::pair<std::size_t, std::size_t>> runs{{9000, 1},  {5000, 999}, {1, 0},
+                                                              {4000, 64}, {200, 3000}, {0, 5}};
+  for (const auto& [at, size] : runs) {
+    const auto run = bytes.subspan(at, size);
+    payload.add(run);
+    expected.insert(expected.end(), run.begin(), run.end());
+  }
+  CHECK(payload.size() == expected.size() && !payload.is_whole());
+  CHECK(payload.checksum() == checksum(expected));
+  for (std::size_t at = 0; at <= expected.size(); at += 97) {
+    std::array<iovec, 2> vectors{};
+    std::size_t filled = 0;
+    const auto count = payload.vectors(at, 500, vectors, filled);
+    std::vector<std::byte> got;
+    for (std::size_t i = 0; i < filled; ++i) {
+      const auto* begin = static_cast<const std::byte*>(vectors[i].iov_base);
+      got.insert(got.end(), begin, begin + vectors[i].iov_len);
+    }
+    CHECK(got.size() == count && (count > 0) == (at < expected.size()));
+    CHECK(std::equal(got.begin(), got.end(), expected.begin() + static_cast<std::ptrdiff_t>(at)));
+  }
+}
+
 namespace {
 
 // Files on a disk and on a RAM disk are read in different ways.
@@ -424,6 +460,11 @@ void read_blocks_of_files(const std::string& folder) {
     if (end) one.end();
     one.run(Clock::now() + 10s);
     const auto status = one.statuses().front();
+    std::vector<std::byte> apart(payload.size());
+    LocalRead other(of, {{path, id, in_runs(apart, 1000)}});
+    if (end) other.end();
+    other.run(Clock::now() + 10s);
+    CHECK(other.statuses().front() == status && (status != Status::kOk || apart == out));
     CHECK((out == payload) == (status == Status::kOk) || status == Status::kCorrupt);
     if (status == Status::kOk) CHECK(one.moved_bytes() == file.size());
     if (end) CHECK(out == std::vector<std::byte>(out.size()));

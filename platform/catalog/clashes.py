@@ -10,7 +10,6 @@ from typing import Any
 
 from base.problems import Problem
 from catalog.models import Space
-from neve.formats.space import EXACT
 
 # Both halves of `revision`, as `neve.vllm.identity` writes it.
 WEIGHTS, SETTINGS = "revision.weights", "revision.settings"
@@ -120,7 +119,6 @@ def compared(this: Space, other: Space) -> list[Compared]:
 def _layout(space: Space) -> dict[str, Any]:
     found = {
         "tenant": space.tenant.slug,
-        "codec": EXACT,  # older nodes do not name it
         **space.identity,
         "chunk_tokens": space.chunk_tokens,
         "groups": space.groups,

@@ -27,6 +27,9 @@ class Engine(TenantOwned):
     gpus = models.PositiveIntegerField(
         null=True, blank=True, help_text="TP × PP; empty: as its space says"
     )
+    is_prefill = models.BooleanField(
+        default=False, help_text="of a prefill pool: it computes prompts that others decode"
+    )
     source = models.CharField(max_length=10, choices=Source, default=Source.REGISTERED)
     state = models.CharField(max_length=10, choices=State, default=State.UNKNOWN)
     error = models.CharField(max_length=300, blank=True, help_text="why it is unhealthy")

@@ -53,6 +53,7 @@ def add_engine(
     spaces: Sequence[Space],
     api_key: str = "",
     gpus: int | None = None,
+    is_prefill: bool = False,
     actor: Actor,
 ) -> Engine:
     """Register an engine and check it. `spaces`: rows of the tenant.
@@ -65,7 +66,12 @@ def add_engine(
             Tenant.objects.select_for_update().get(pk=tenant.pk)  # counts are exact
             _require_room(Engine.Source.REGISTERED, MOST_REGISTERED)
             engine = Engine.objects.create(
-                name=name, base_url=base_url, model=model, gpus=gpus, sealed_key=_sealed(api_key)
+                name=name,
+                base_url=base_url,
+                model=model,
+                gpus=gpus,
+                is_prefill=is_prefill,
+                sealed_key=_sealed(api_key),
             )
             _set_spaces(engine, spaces)
             after = facts(engine)
@@ -77,7 +83,8 @@ def add_engine(
 
 
 def change_engine(*, engine: Engine, actor: Actor, **fields: Any) -> Engine:
-    """`fields`: name, base_url, model, spaces, api_key, gpus; absent ones stay. Checks it anew.
+    """`fields`: name, base_url, model, spaces, api_key, gpus, is_prefill; absent ones stay.
+    Checks it anew.
 
     A new address without a new key drops the key: it was meant for the old address.
     Raises Problem: malformed, address-refused, conflict (also for an announced engine).
@@ -142,6 +149,7 @@ def facts(engine: Engine) -> dict[str, Any]:
     return {
         **{"name": engine.name, "base_url": engine.base_url, "model": engine.model},
         **{"gpus": engine.gpus, "has_key": bool(engine.sealed_key)},
+        "is_prefill": engine.is_prefill,
         "spaces": sorted(Serving.objects.filter(engine=engine).values_list("space_id", flat=True)),
     }
 
@@ -190,12 +198,13 @@ def _live() -> Q:
 
 
 def serving(space: Space, *, only: Engine | None = None) -> list[Engine]:
-    """Healthy engines of a space: registered ones first. Of the space's tenant, always."""
+    """Healthy engines of a space: those of prefill pools first, then registered ones. Of the
+    space's tenant, always."""
     with tenant_scope(space.tenant_id):
         found = _of_space(space).filter(state=Engine.State.HEALTHY)
         if only is not None:
             found = found.filter(pk=only.pk)
-        return list(found.order_by("-source", "failures", "pk")[:8])
+        return list(found.order_by("-is_prefill", "-source", "failures", "pk")[:8])
 
 
 def require_serving(space: Space, *, only: Engine | None = None) -> list[Engine]:

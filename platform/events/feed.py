@@ -65,7 +65,8 @@ def require_room(reader: Reader) -> None:
 
 
 @contextmanager
-def _counted(reader: Reader) -> Iterator[None]:
+def counted(reader: Reader) -> Iterator[None]:
+    """Inside, the reader has one more stream. Raises Problem (too-many-streams)."""
     require_room(reader)
     counts: list[tuple[Counter[Any], Any]] = [
         (_open, reader.id),
@@ -117,7 +118,7 @@ class Feed:
 
         Raises Ended, and Problem (too-many-streams, events-gone).
         """
-        with _counted(reader):
+        with counted(reader):
             stream = Stream(reader, interest, after)
             self._streams.add(stream)
             if self._task is None or self._task.done():

@@ -142,7 +142,7 @@ def test_a_tenant_with_many_keys_leaves_streams_to_others(tenant, settings):
 
     with ExitStack() as streams:
         for _ in range(settings.ENV.streams // feed.SHARE):
-            streams.enter_context(feed._counted(reader(tenant)))
+            streams.enter_context(feed.counted(reader(tenant)))
         with pytest.raises(Problem, match="Your tenant has"):
             feed.require_room(reader(tenant))
         feed.require_room(reader(make_tenant("other")))

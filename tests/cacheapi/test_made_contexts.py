@@ -49,10 +49,14 @@ def test_an_engine_is_registered_by_a_team_and_its_key_is_never_shown(team, engi
     assert engine | {"id": 0, "checked_at": "", "created_at": "", "updated_at": ""} == {
         **{"id": 0, "tenant": "acme", "name": "gpu", "base_url": engine["base_url"]},
         **{"model": "tiny", "spaces": [space.pk], "gpus": None, "has_api_key": True},
+        "is_prefill": False,
         **{"source": "registered", "state": "healthy", "error": "", "checked_at": ""},
         **{"created_at": "", "updated_at": ""},
     }
     path = f"/api/v1/engines/{engine['id']}"
+    assert team.send("patch", path, {"is_prefill": True}).json()["is_prefill"] is True
+    found = team.get("/api/v1/engines?is_prefill=true").json()["results"]
+    assert [each["id"] for each in found] == [engine["id"]]
     assert team.send("post", f"{path}/check").json()["state"] == "healthy"
     changed = team.send("patch", path, {"model": "other"}).json()
     assert (changed["state"], changed["error"]) == (

@@ -64,6 +64,7 @@ TABLE = {
     ("cache:session", "delete"): "n",
     ("cache:heartbeat", "post"): "n",
     ("cache:attestation", "post"): "n",
+    ("cache:removals", "get"): "n",
     ("cache:segments", "get"): "n",
     ("cache:contexts", "post"): "n",
     ("metrics:scrape", "get"): "trwop",
@@ -191,6 +192,7 @@ TABLE = {
     ("api:context-bulk", "post"): ACT_ON_CONTEXTS,
     ("api:context-bulk-preview", "post"): ACT_ON_CONTEXTS,
     ("api:space-lineage", "get"): LOOK,
+    ("api:space-removals", "get"): LOOK,
     ("api:space-compare", "get"): LOOK,
     ("api:what-if", "post"): LOOK,  # a job, but no change
     ("api:what-if-recommendation", "get"): LOOK,

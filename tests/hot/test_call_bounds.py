@@ -38,7 +38,7 @@ SHAPES = {
     "set_policy": ((), 2, 20_000),
     **dict.fromkeys(("usage", "recount_begin", "mend"), ((), 0, 0)),
     **dict.fromkeys(("open_segment", "expire_due", "evict", "recount_end"), (("1",), 0, 0)),
-    "lease_dirty": (("1", "1", "1"), 0, 0),
+    **dict.fromkeys(("lease_dirty", "removals"), (("1", "1", "1"), 0, 0)),
 }
 TAKE_BLOCK_KEYS = {"commit", "end_strays"}
 

@@ -81,7 +81,7 @@ def test_each_command_explains_itself(path, command):
 def test_commands_of_the_platform_take_json_profile_and_endpoint():
     own = (
         *("login", "logout", "mcp", "ping", "replay", "plan", "simulate", "codec-check"),
-        *("completion", "version"),
+        *("router", "completion", "version"),
     )
     for path, command in all_commands(main):
         if isinstance(command, click.Group) or path[0] in own:

@@ -24,6 +24,7 @@ from support.chains import (
     CHUNK_TOKENS,
     ENGINE,
     IDENTITY,
+    PATIENCE_S,
     PAYLOAD,
     Chain,
     connect,
@@ -103,6 +104,41 @@ class TestRoundTrip:
         assert client.locate(chain.ids) == [miss, hit, miss, hit, miss]
         assert counters(client)["requested_blocks"] == 5
         assert client.stats.totals().misses == {"never_stored": 3}
+
+    def test_a_look_up_that_nobody_waits_for_says_the_same(self, client):
+        chain = Chain(client, 5)
+        client.put_many(chain.blocks[1:4:2], [chain.sent[1], chain.sent[3]]).wait(30)
+        ids = [*chain.ids, chain.ids[1]]
+        finding = client.find_many(ids, deadline_s=PATIENCE_S)
+        hit, miss = Location(Tier.HOT, 64 + PAYLOAD), MissReason.NEVER_STORED
+        assert finding.wait(PATIENCE_S) == [miss, None, miss, None, miss, None]
+        assert finding.locations == [None, hit, None, hit, None, hit]
+        assert counters(client)["requested_tokens"] == 6 * CHUNK_TOKENS
+        assert client.stats.totals().misses == {"never_stored": 3}
+        assert client.find_many([]).wait(0) == []
+
+    def test_it_asks_all_buckets_and_in_slices(self, clean_hot, endpoint):
+        provision(clean_hot, buckets=3)
+        endpoint.buckets = 3
+        with connect(endpoint) as client:
+            chain = Chain(client, 12)
+            chain.put()
+            others = [n.to_bytes(16, "big") for n in range(4000)]
+            finding = client.find_many([*others, *chain.ids], deadline_s=PATIENCE_S)
+            assert finding.wait(PATIENCE_S)[-12:] == [None] * 12
+            assert finding.locations[:4000] == [None] * 4000
+            load = client.get_many(
+                chain.ids, list(chain.back), locations=finding.locations[-12:], deadline_s=10
+            )
+            assert load.wait(30) == [None] * 12
+
+    def test_without_a_server_all_are_missed(self, client, clean_hot):
+        clean_hot.kill()
+        try:
+            finding = client.find_many([bytes(16), bytes([1]) * 16], deadline_s=PATIENCE_S)
+            assert set(finding.wait(30)) <= {MissReason.BREAKER, MissReason.TIMEOUT}
+        finally:
+            clean_hot.restart()
 
     def test_buckets_share_a_chain(self, clean_hot, endpoint):
         provision(clean_hot, buckets=3)

@@ -45,6 +45,7 @@ from support.certificates import issue, make_ca
 from support.chains import GIB, PAYLOAD, Chain, connect, counters
 from support.cutting_proxy import CuttingProxy
 from support.proxy import Proxy
+from support.scattered import BLOCKS, put_scattered, read_scattered
 from support.servers import S3Server, ValkeyServer, wait_until
 from torture.proxy import FaultProxy
 
@@ -208,6 +209,16 @@ class TestS3:
             counted = counters(client)
             assert (counted["hit_cold_blocks"], counted["hit_local_blocks"]) == (8, 8)
             assert "local_bad_blocks" not in counted
+
+    def test_scattered_payloads_are_filled_decoded_and_promoted(self, store, endpoint):
+        with connect(endpoint) as client:
+            chain = put_scattered(client, seed=3, divide=16)
+            store.flush(chain, encode=True)
+            for _ in range(2):  # the second use promotes
+                assert read_scattered(client, chain).holds(chain.sent)
+            wait_until_hot(chain)
+            assert read_scattered(client, chain).holds(chain.sent)
+            assert counters(client)["hit_hot_blocks"] == BLOCKS
 
     def test_a_damaged_encoded_block_is_a_corrupt_miss(self, client, store):
         chain = Chain(client, 4)

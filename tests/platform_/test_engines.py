@@ -62,6 +62,14 @@ def test_a_registered_engine_is_checked_at_once_and_serves_its_spaces(tenant, sp
     assert "none is registered or announced" in problem.detail
 
 
+def test_engines_of_prefill_pools_come_first(tenant, space, api):
+    add(tenant, api, space, name="any")
+    first = add(tenant, api, space, name="prefill", is_prefill=True)
+    assert [each.name for each in services.serving(space)] == ["prefill", "any"]
+    services.change_engine(engine=first, is_prefill=False, actor=SYSTEM)
+    assert [each.name for each in services.serving(space)] == ["any", "prefill"]
+
+
 def test_the_ways_to_write_an_address_are_one(tenant, api):
     assert add(tenant, api, base_url=f"{api.url}/v1/").base_url == api.url
 

@@ -279,6 +279,17 @@ class TestWarming:
         assert (context.state, context.size_bytes) == ("stored", 200)
         assert TEXT[:9] not in str((job.detail, job.log, job.arguments))
 
+    def test_an_engine_of_a_prefill_pool_computes_before_others(self, world):
+        with EngineApi() as pool:
+            pool.answers["/v1/completions"] = world.compute
+            services.add_engine(
+                tenant=world.tenant, name="far", base_url=pool.url, model="tiny",
+                spaces=[world.space], is_prefill=True, actor=SYSTEM,
+            )  # fmt: skip
+            assert world.warm(world.make()).detail["engine"] == "far"
+            assert len(pool.bodies("/v1/completions")) == 1
+        assert world.api.bodies("/v1/completions") == []
+
     def test_nothing_is_computed_where_all_is_stored(self, world):
         context = world.make()
         world.store(context.ids())

@@ -1,8 +1,10 @@
-"""A proxy that stands for a long way: a round trip, a limit for each connection, rare stalls.
+r"""A proxy that stands for a long way: a round trip, a limit for each connection, rare stalls.
 
-    python tests/support/distance.py PORT ROUND_TRIP_S STREAM_BYTES_PER_S STALL_S STALL_BYTES
+    python tests/support/distance.py TARGET ROUND_TRIP_S STREAM_BYTES_PER_S STALL_S STALL_BYTES \
+                                     [LISTEN]
 
-Forwards to PORT on loopback; prints its own port, then runs until it is ended. STREAM_BYTES_PER_S
+Forwards to TARGET, a port on loopback or HOST:PORT; listens on LISTEN (HOST:PORT, by default a free
+port on loopback), prints its own port, then runs until it is ended. STREAM_BYTES_PER_S
 limits the responses of each connection (0: no limit). About once in STALL_BYTES of all responses
 (0: never), the connection that carries them pauses for STALL_S. A process of its own, so that it
 takes no GIL from what is measured.
@@ -97,14 +99,15 @@ class _Stalls:
 
 
 async def _main() -> None:
-    target_port = int(sys.argv[1])
-    round_trip_s, bytes_per_s, stall_s, stall_bytes = map(float, sys.argv[2:])
+    target_host, _, target_port = sys.argv[1].rpartition(":")
+    round_trip_s, bytes_per_s, stall_s, stall_bytes = map(float, sys.argv[2:6])
+    host, _, port = (sys.argv[6:] or ["127.0.0.1:0"])[0].rpartition(":")
     stalls = _Stalls(stall_s, stall_bytes) if stall_bytes else None
 
     async def connect(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
             other_reader, other_writer = await asyncio.open_connection(
-                "127.0.0.1", target_port, limit=2 * _PIECE
+                target_host or "127.0.0.1", int(target_port), limit=2 * _PIECE
             )
         except OSError:
             writer.close()
@@ -113,7 +116,7 @@ async def _main() -> None:
         back = _Way(round_trip_s / 2, bytes_per_s, stalls)
         await asyncio.gather(there.carry(reader, other_writer), back.carry(other_reader, writer))
 
-    server = await asyncio.start_server(connect, "127.0.0.1", 0, limit=2 * _PIECE)
+    server = await asyncio.start_server(connect, host, int(port), limit=2 * _PIECE)
     print(server.sockets[0].getsockname()[1], flush=True)
     await server.serve_forever()
 

@@ -11,8 +11,11 @@ import urllib3
 class EventStream:
     """`last_id` is kept over `connect`, as browsers do."""
 
-    def __init__(self, key: str, *, query: str = "", last_id: str | None = None) -> None:
+    def __init__(
+        self, key: str, *, path: str = "/api/v1/events", query: str = "", last_id: str | None = None
+    ) -> None:
         self.key, self.query, self.last_id = key, query, last_id
+        self.path = path
         self.comments = 0
         self._pool = urllib3.PoolManager()
         self._answer: Any = None
@@ -26,7 +29,7 @@ class EventStream:
         self._rest = b""
         self._unread.clear()
         self._answer = self._pool.request(
-            "GET", f"{url}/api/v1/events{self.query}", headers=headers, timeout=timeout_s,
+            "GET", f"{url}{self.path}{self.query}", headers=headers, timeout=timeout_s,
             retries=False, preload_content=False,
         )  # fmt: skip
         return self

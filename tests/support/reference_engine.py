@@ -151,10 +151,21 @@ class Running:
     answer: dict[str, Any] | None = None
 
 
+def hashes_of(tokens: Sequence[int]) -> list[bytes]:
+    """Of the whole engine blocks, each hashed with the ones before it."""
+    found, last = [], b""
+    for at in range(0, len(tokens) - BLOCK_TOKENS + 1, BLOCK_TOKENS):
+        block = np.asarray(tokens[at : at + BLOCK_TOKENS], "<u4").tobytes()
+        last = blake2b(last + block, digest_size=32).digest()
+        found.append(last)
+    return found
+
+
 class ReferenceAdapter:
     """Both parts of the adapter in one process. The engine calls each method as a hook."""
 
     kv_dtype = "uint8"  # of the identity: another one is another space
+    announces = False  # whether routers listen to its events
 
     def __init__(self, kv: PagedKv, options: Options, step_tokens: int) -> None:
         identity = SpaceIdentity(
@@ -171,7 +182,9 @@ class ReferenceAdapter:
             [kv], identity, options, engine=_NAME, share=Share((0,)), step_tokens=step_tokens
         )
         ranks = [self.worker.describe()]
-        self.scheduler = SchedulerSide.connect(ranks, options, engine=_NAME, shards=1)
+        self.scheduler = SchedulerSide.connect(
+            ranks, options, engine=_NAME, shards=1, announces=self.announces
+        )
 
     # ---- scheduler part
 
@@ -183,6 +196,7 @@ class ReferenceAdapter:
                 request.prompt_tokens,
                 salt=request.salt,
                 params=read_params(request.params),
+                engine_hashes=lambda: hashes_of(request.tokens),
             )
         )
 
@@ -304,6 +318,10 @@ class ReferenceEngine:
             self._hear(*self._adapter.after_step(plan))
         for request in [each for each, _ in work if self._is_over(each)]:
             self._end(request)
+
+    def take_events(self) -> list[Any]:
+        """What an adapter that announces says to routers."""
+        return self._adapter.scheduler.take_events() if self._adapter is not None else []
 
     def store_all(self) -> None:
         """Run deferred copies, then wait until all saves are stored or refused."""

@@ -54,9 +54,9 @@ READ = {
     "KVCacheBlocks": ["get_block_ids"],
     "BlockStored": [
         *("block_hashes", "parent_block_hash", "token_ids", "block_size", "lora_id", "lora_name"),
-        *("medium", "locality"),
+        "medium",
     ],
-    "BlockRemoved": ["block_hashes", "medium", "locality"],
+    "BlockRemoved": ["block_hashes", "medium"],
     "KVConnectorFactory": ["register_connector", "_registry"],
     "KVConnectorRole": ["SCHEDULER", "WORKER"],
     "SecondaryTierFactory": ["register_tier", "_registry"],

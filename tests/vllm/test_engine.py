@@ -451,7 +451,7 @@ def test_routers_hear_what_is_stored_and_a_reset_changes_nothing_while_weights_s
         process.generate(fresh)  # events travel with the steps
         heard += [event for event in process.ask("events") if event["token_ids"] in chunks]
     assert [event.pop("token_ids") for event in heard] == chunks
-    stored = {"kind": "BlockStored", "block_hashes": 2, "block_size": 32, "locality": "REMOTE"}
+    stored = {"kind": "BlockStored", "block_hashes": 2, "block_size": 32, "locality": None}
     assert heard == [stored] * 3
     assert process.ask("reset") is True
     answer = process.generate(fresh)[0]

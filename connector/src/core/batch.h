@@ -19,6 +19,7 @@
 
 #include "block.h"
 #include "clock.h"
+#include "payload.h"
 #include "resp.h"
 #include "slots.h"
 #include "status.h"
@@ -55,8 +56,7 @@ struct Operation {
   std::uint32_t tokens = 0;
   BlockId id{};
   BlockId parent{};
-  std::byte* payload = nullptr;  // the caller's memory; kPut only reads it
-  std::size_t payload_bytes = 0;
+  Payload payload;                  // kPut only reads it
   std::byte* header_out = nullptr;  // kGet: the caller's 64 bytes for the verified header, or null
   std::string key;                  // kGet, kPut
   std::string command;              // kCall, kCommit: encoded

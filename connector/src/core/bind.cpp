@@ -46,12 +46,18 @@ using Buckets =
 // Interval at which a wait checks for Python's signals.
 constexpr Duration kSignalCheck = std::chrono::milliseconds(200);
 
-// Contiguous memory of an object with the buffer protocol, or of a CPU tensor with DLPack. Destroy
-// it under the GIL.
+class Scattered;
+const Payload* scattered_payload(nb::handle object);
+
+// Contiguous memory of an object with the buffer protocol, or of a CPU tensor with DLPack; or the
+// runs of a Scattered. Destroy it under the GIL.
 class Memory {
  public:
   Memory(nb::handle object, bool writable) {
-    if (PyObject_CheckBuffer(object.ptr())) {
+    if (const auto* runs = scattered_payload(object); runs != nullptr) {
+      owner_ = nb::borrow(object);
+      payload_ = *runs;
+    } else if (PyObject_CheckBuffer(object.ptr())) {
       const int flags = writable ? PyBUF_SIMPLE | PyBUF_WRITABLE : PyBUF_SIMPLE;
       if (PyObject_GetBuffer(object.ptr(), &view_, flags) != 0) throw nb::python_error();
       held_ = true;
@@ -67,6 +73,8 @@ class Memory {
       : view_(other.view_),
         held_(std::exchange(other.held_, false)),
         tensor_(std::move(other.tensor_)),
+        owner_(std::move(other.owner_)),
+        payload_(std::move(other.payload_)),
         data_(other.data_),
         size_(other.size_) {}
   Memory& operator=(Memory&&) = delete;
@@ -74,7 +82,11 @@ class Memory {
     if (held_) PyBuffer_Release(&view_);
   }
 
-  std::span<std::byte> bytes() const { return {data_, size_}; }
+  std::span<std::byte> bytes() const {
+    if (owner_.is_valid()) throw nb::value_error("memory must be in one run");
+    return {data_, size_};
+  }
+  Payload payload() const { return owner_.is_valid() ? payload_ : Payload(bytes()); }
 
  private:
   template <typename Tensor>
@@ -92,9 +104,78 @@ class Memory {
   Py_buffer view_{};
   bool held_ = false;
   nb::ndarray<> tensor_;
+  nb::object owner_;  // of `payload_`
+  Payload payload_;
   std::byte* data_ = nullptr;
   std::size_t size_ = 0;
 };
+
+// Python's payload in several runs of memory that it keeps. Destroyed under the GIL.
+class Scattered {
+ public:
+  Scattered(std::shared_ptr<const std::vector<Memory>> memory, Payload payload)
+      : memory_(std::move(memory)), payload_(std::move(payload)) {}
+
+  const Payload& payload() const { return payload_; }
+  std::size_t size() const { return payload_.size(); }
+
+  nb::bytearray copy() const {
+    auto out = nb::bytearray(nullptr, 0);
+    out.resize(payload_.size());
+    auto* to = static_cast<std::byte*>(out.data());
+    const nb::gil_scoped_release release;
+    payload_.visit(0, payload_.size(), [&](std::span<const std::byte> run) {
+      std::memcpy(to, run.data(), run.size());
+      to += run.size();
+    });
+    return out;
+  }
+
+  void fill(nb::handle data) const {
+    const Memory from(data, false);
+    if (from.bytes().size() != payload_.size()) throw nb::value_error("need as many bytes");
+    payload_.write(0, from.bytes());
+  }
+
+ private:
+  std::shared_ptr<const std::vector<Memory>> memory_;
+  Payload payload_;
+};
+
+const Payload* scattered_payload(nb::handle object) {
+  return nb::isinstance<Scattered>(object) ? &nb::inst_ptr<Scattered>(object)->payload() : nullptr;
+}
+
+nb::typed<nb::list, Scattered> scatter(const Buffers& memory,
+                                       const std::vector<std::size_t>& addresses,
+                                       const std::vector<std::size_t>& sizes, std::size_t count) {
+  if (count == 0 || addresses.size() != sizes.size() || addresses.size() % count != 0) {
+    throw nb::value_error("need one size for each address, and as many for each payload");
+  }
+  auto kept = std::make_shared<std::vector<Memory>>();
+  kept->reserve(nb::len(memory));
+  for (nb::handle each : memory) kept->emplace_back(each, true);
+  const auto is_inside = [&](std::size_t address, std::size_t size) {
+    return std::any_of(kept->begin(), kept->end(), [&](const Memory& each) {
+      const auto bytes = each.bytes();
+      const auto begin = reinterpret_cast<std::size_t>(bytes.data());
+      return address >= begin && size <= bytes.size() && address - begin <= bytes.size() - size;
+    });
+  };
+  nb::list out;
+  const auto runs = addresses.size() / count;
+  for (std::size_t i = 0; i < count; ++i) {
+    Payload payload;
+    for (std::size_t run = i * runs; run < (i + 1) * runs; ++run) {
+      if (!is_inside(addresses[run], sizes[run])) {
+        throw nb::value_error("an address lies outside the memory");
+      }
+      payload.add({reinterpret_cast<const std::byte*>(addresses[run]), sizes[run]});
+    }
+    out.append(nb::cast(Scattered(kept, std::move(payload))));
+  }
+  return nb::typed<nb::list, Scattered>(out);
+}
 
 template <std::size_t Size>
 std::array<std::byte, Size> fixed_bytes(nb::handle object, const char* what) {
@@ -291,7 +372,7 @@ struct PyCore {
     for (nb::handle id : ids) requests.push_back({fixed_bytes<16>(id, "an id"), {}, nullptr});
     for (nb::handle buffer : buffers) memory.emplace_back(buffer, true);
     if (memory.size() != requests.size()) throw nb::value_error("need one buffer for each id");
-    for (std::size_t i = 0; i < requests.size(); ++i) requests[i].payload = memory[i].bytes();
+    for (std::size_t i = 0; i < requests.size(); ++i) requests[i].payload = memory[i].payload();
     if (headers) {
       const auto raw = memory.emplace_back(*headers, true).bytes();
       if (raw.size() != kHeaderBytes * requests.size()) {
@@ -320,7 +401,7 @@ struct PyCore {
     for (std::size_t i = 0; i < requests.size(); ++i) {
       requests[i].parent = fixed_bytes<16>(parents[i], "a parent");
       requests[i].tokens = tokens[i];
-      requests[i].payload = memory[i].bytes();
+      requests[i].payload = memory[i].payload();
       if (requests[i].payload.empty() || requests[i].payload.size() > kMaxPayloadBytes) {
         throw nb::value_error("a payload must have 1 byte to 64 MiB");
       }
@@ -390,7 +471,7 @@ Answer get_range(RangedGets& self, const std::string& url, std::uint64_t first, 
     const auto head = memory.emplace_back(header, true).bytes();
     if (head.size() != kHeaderBytes) throw nb::value_error("need 64 bytes for a header");
     wanted.push_back({offset, fixed_bytes<16>(id, "an id"), head.data(),
-                      memory.emplace_back(payload, true).bytes(), static_cast<Codec>(codec),
+                      memory.emplace_back(payload, true).payload(), static_cast<Codec>(codec),
                       encoded_bytes});
     const auto& block = wanted.back();
     const auto least = wanted.size() > 1 ? wanted[wanted.size() - 2].end() : first;
@@ -433,7 +514,7 @@ class PyLocalRead {
     for (nb::handle item : blocks) {
       auto [path, id, payload] = nb::cast<std::tuple<std::string, nb::object, nb::object>>(item);
       wanted.push_back({std::move(path), fixed_bytes<16>(id, "an id"),
-                        memory_.emplace_back(payload, true).bytes()});
+                        memory_.emplace_back(payload, true).payload()});
     }
     read_ = std::make_unique<LocalRead>(fixed_bytes<4>(tag, "the space's tag"), std::move(wanted));
   }
@@ -495,6 +576,13 @@ NB_MODULE(_core, m) {
                                                                  tensor);
       },
       "tensor"_a, "writable"_a, "The bytes of a contiguous host tensor that speaks DLPack.");
+  nb::class_<Scattered>(m, "Scattered", "A payload in several runs of memory, in order.")
+      .def("__len__", &Scattered::size, "Bytes.")
+      .def("copy", &Scattered::copy, "All bytes, in one run.")
+      .def("fill", &Scattered::fill, "data"_a, "Overwrites all bytes.");
+  m.def("scatter", &scatter, "memory"_a, "addresses"_a, "sizes"_a, "count"_a,
+        "Payloads of equally many runs each: (address, size) within one of the writable `memory`,\n"
+        "which they keep. Raises `ValueError` for a run that lies outside.");
   m.def(
       "slot_of", [](nb::bytes key) { return slot_of(text_of(key)); }, "key"_a,
       "Hash slot of a key in a Valkey Cluster.");

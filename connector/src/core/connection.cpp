@@ -221,7 +221,7 @@ void Connection::pump(Time now) {
     if (front == nullptr) break;
     if (drop_if_over(*front, now)) continue;
     const auto& operation = front->operation();
-    if (operation.kind == Kind::kGet && !asked_.take(operation.payload_bytes)) break;
+    if (operation.kind == Kind::kGet && !asked_.take(operation.payload.size())) break;
     const Ref ref = std::move(*front);
     waiting_[static_cast<std::size_t>(ref.batch->urgency)].pop_front();
     encode(ref);
@@ -254,13 +254,13 @@ void Connection::encode(const Ref& ref) {
 }
 
 void Connection::encode_put(Operation& operation, const Batch& batch) {
-  const std::span<const std::byte> payload(operation.payload, operation.payload_bytes);
+  const auto& payload = operation.payload;
   std::array<std::byte, kHeaderBytes> header;
   encode_header({.id = operation.id,
                  .parent = operation.parent,
                  .tokens = operation.tokens,
                  .payload_bytes = static_cast<std::uint32_t>(payload.size()),
-                 .payload_checksum = checksum(payload),
+                 .payload_checksum = payload.checksum(),
                  .tag = batch.tag},
                 header);
   auto& out = outbox_.text();
@@ -269,7 +269,7 @@ void Connection::encode_put(Operation& operation, const Batch& batch) {
   command::argument(out, std::string_view(operation.key));
   command::length(out, kHeaderBytes + payload.size());
   out += command::as_text(header);
-  outbox_.borrow(payload);
+  payload.visit(0, payload.size(), [&](std::span<const std::byte> run) { outbox_.borrow(run); });
   auto& end = outbox_.text();
   end += "\r\n";
   for (const std::string_view word :

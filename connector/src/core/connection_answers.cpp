@@ -18,7 +18,7 @@ Ref Connection::pop_in_flight() {
   Ref ref = std::move(in_flight_.front());
   in_flight_.pop_front();
   if (ref.batch && ref.operation().kind == Kind::kGet) {
-    asked_.give(ref.operation().payload_bytes);
+    asked_.give(ref.operation().payload.size());
   }
   return ref;
 }
@@ -51,7 +51,7 @@ void Connection::settle_value() {
   if (right) {
     const auto header = decode_header(header_);
     right = header && header->codec == Codec::kPlain && header->id == operation.id &&
-            header->payload_bytes == operation.payload_bytes &&
+            header->payload_bytes == operation.payload.size() &&
             header->payload_checksum == checksum_.digest();
   }
   if (right && operation.header_out != nullptr) {

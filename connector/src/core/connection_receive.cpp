@@ -15,6 +15,8 @@ namespace {
 // Bytes received, then checksummed, at a time: few wake-ups, yet still in cache
 // (docs/decisions/004-sockets.md).
 constexpr std::size_t kPieceBytes = 1 << 20;
+// Runs of a payload that one call of the system fills.
+constexpr std::size_t kRuns = 64;
 // Room behind a value for CRLF and the next reply's first line. Small, because bytes of the next
 // value that land here must be copied.
 constexpr std::size_t kLookAheadBytes = 128;
@@ -36,14 +38,16 @@ void Connection::receive(Time now) {
 bool Connection::receive_value(Time now) {
   auto& operation = in_flight_.front().operation();
   const auto payload_at = value_at_ > kHeaderBytes ? value_at_ - kHeaderBytes : 0;
-  const auto payload_left = operation.payload_bytes - payload_at;
-  const auto piece = std::min(payload_left, kPieceBytes);
-  std::array<iovec, 3> vectors;
+  const auto payload_left = operation.payload.size() - payload_at;
+  std::array<iovec, kRuns + 2> vectors;
   std::size_t filled = 0;
   if (value_at_ < kHeaderBytes) {
     vectors[filled++] = {header_.data() + value_at_, kHeaderBytes - value_at_};
   }
-  vectors[filled++] = {operation.payload + payload_at, piece};
+  std::size_t runs = 0;
+  const auto piece = operation.payload.vectors(payload_at, kPieceBytes,
+                                               std::span(vectors).subspan(filled, kRuns), runs);
+  filled += runs;
   if (piece == payload_left) vectors[filled++] = {text_.data(), kLookAheadBytes};
 
   std::size_t count = 0;
@@ -57,11 +61,11 @@ bool Connection::receive_value(Time now) {
   received_bytes_ += count;
   const auto header_part = std::min(count, kHeaderBytes - std::min(value_at_, kHeaderBytes));
   const auto payload_part = std::min(count - header_part, piece);
-  checksum_.update({operation.payload + payload_at, payload_part});
+  operation.payload.add_to(checksum_, payload_at, payload_part);
   value_at_ += header_part + payload_part;
   text_start_ = 0;
   text_end_ = count - header_part - payload_part;
-  if (value_at_ < kHeaderBytes + operation.payload_bytes) return true;
+  if (value_at_ < kHeaderBytes + operation.payload.size()) return true;
   reading_ = Reading::kTail;
   return parse(now);
 }
@@ -114,11 +118,12 @@ bool Connection::parse(Time now) {
         value_at_ += take_text(std::span(header_).subspan(value_at_));
       }
       auto& operation = in_flight_.front().operation();
-      const std::span payload(operation.payload, operation.payload_bytes);
+      const auto& payload = operation.payload;
       if (value_at_ >= kHeaderBytes) {
-        const auto rest = payload.subspan(value_at_ - kHeaderBytes);
-        const auto count = take_text(rest);
-        checksum_.update(rest.first(count));
+        const auto at = value_at_ - kHeaderBytes;
+        const auto count = std::min(payload.size() - at, text_end_ - text_start_);
+        payload.visit(at, count, [&](std::span<std::byte> run) { take_text(run); });
+        payload.add_to(checksum_, at, count);
         value_at_ += count;
       }
       if (value_at_ < kHeaderBytes + payload.size()) break;
@@ -177,7 +182,7 @@ bool Connection::begin_value(const resp::Line& line) {
   }
   text_start_ += line.bytes;
   value_at_ = 0;
-  fits_ = static_cast<std::size_t>(size) == kHeaderBytes + front.operation().payload_bytes;
+  fits_ = static_cast<std::size_t>(size) == kHeaderBytes + front.operation().payload.size();
   if (fits_) {
     checksum_.reset();
     reading_ = Reading::kValue;

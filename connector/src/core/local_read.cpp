@@ -31,10 +31,11 @@ enum class Way : std::uint8_t {
   kBuffer,  // through the thread's buffer
 };
 
-// Bytes that were read into both, or the negated errno.
-std::int64_t read_both(int file, std::span<std::byte> head, std::span<std::byte> tail, int flags) {
-  const std::array parts{iovec{head.data(), head.size()}, iovec{tail.data(), tail.size()}};
-  const auto count = ::preadv2(file, parts.data(), parts.size(), -1, flags);
+constexpr std::size_t kRuns = 64;  // of a payload, that one call of the system fills
+
+// Bytes that were read, or the negated errno.
+std::int64_t read_all(int file, std::span<const iovec> into, int flags) {
+  const auto count = ::preadv2(file, into.data(), static_cast<int>(into.size()), -1, flags);
   return count < 0 ? -errno : count;
 }
 
@@ -90,25 +91,29 @@ Status LocalRead::read(const LocalBlock& block, std::span<std::byte> buffer, Tim
   auto way = Way::kNoWait;
   while (!header || filled < block.payload.size()) {
     if (Clock::now() >= deadline) return Status::kTimeout;
-    auto piece = block.payload.subspan(filled);
-    piece = piece.first(std::min(piece.size(), buffer.size()));
     const std::span<std::byte> head(raw.data(), header ? 0 : raw.size());
+    std::array<iovec, kRuns + 1> into{iovec{head.data(), head.size()}};
+    std::size_t runs = 0;
+    const auto piece =
+        block.payload.vectors(filled, buffer.size(), std::span(into).subspan(1), runs);
     std::int64_t count = -EAGAIN;
     if (way != Way::kBuffer) {
       const std::shared_lock lock(mutex_);
       if (ended_.load()) return Status::kTimeout;
-      count = read_both(file.get(), head, piece, way == Way::kNoWait ? RWF_NOWAIT : 0);
+      count = read_all(file.get(), std::span(into).first(1 + runs),
+                       way == Way::kNoWait ? RWF_NOWAIT : 0);
     }
     if (count == -EOPNOTSUPP || count == -EINVAL || count == -ENOSYS) {
       way = is_memory(file.get()) ? Way::kMemory : Way::kBuffer;
       continue;
     }
     if (count == -EAGAIN) {
-      count = read_both(file.get(), head, buffer.first(piece.size()), 0);
+      const std::array through{into[0], iovec{buffer.data(), piece}};
+      count = read_all(file.get(), through, 0);
       const std::shared_lock lock(mutex_);
       if (ended_.load()) return Status::kTimeout;
       if (count > std::ssize(head)) {
-        std::memcpy(piece.data(), buffer.data(), static_cast<std::size_t>(count) - head.size());
+        block.payload.write(filled, buffer.first(static_cast<std::size_t>(count) - head.size()));
       }
     }
     if (count == -EINTR) continue;
@@ -121,9 +126,9 @@ Status LocalRead::read(const LocalBlock& block, std::span<std::byte> buffer, Tim
         return Status::kCorrupt;
       }
     }
-    piece = piece.first(static_cast<std::size_t>(count) - head.size());
-    sum.update(piece);
-    filled += piece.size();
+    const auto read_bytes = static_cast<std::size_t>(count) - head.size();
+    block.payload.add_to(sum, filled, read_bytes);
+    filled += read_bytes;
     moved_bytes_.fetch_add(static_cast<std::uint64_t>(count), std::memory_order_relaxed);
   }
   if (sum.digest() != header->payload_checksum) return Status::kCorrupt;

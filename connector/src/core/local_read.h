@@ -16,6 +16,7 @@
 
 #include "block.h"
 #include "clock.h"
+#include "payload.h"
 #include "status.h"
 
 namespace neve {
@@ -24,7 +25,7 @@ namespace neve {
 struct LocalBlock {
   std::string path;
   BlockId id{};
-  std::span<std::byte> payload;
+  Payload payload;
 };
 
 class LocalRead {

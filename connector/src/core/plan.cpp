@@ -35,7 +35,7 @@ std::vector<Run> spread(const Batch& batch, const TopologyMap& map, std::uint32_
   std::vector<Share> shares(map.primaries.size());
   for (std::uint32_t i = 0; i < batch.visible; ++i) {
     auto& share = shares[map.owner[batch.operations[i].slot]];
-    share.bytes += kHeaderBytes + batch.operations[i].payload_bytes;
+    share.bytes += kHeaderBytes + batch.operations[i].payload.size();
     share.operations.push_back(i);
   }
   std::vector<Run> runs;
@@ -45,7 +45,7 @@ std::vector<Run> spread(const Batch& batch, const TopologyMap& map, std::uint32_
     std::size_t before = 0;
     std::size_t part = parts;  // none yet
     for (const auto index : share.operations) {
-      const auto size = kHeaderBytes + batch.operations[index].payload_bytes;
+      const auto size = kHeaderBytes + batch.operations[index].payload.size();
       const auto middle = (before + size / 2) * parts / share.bytes;
       before += size;
       if (middle != part) {
@@ -105,7 +105,7 @@ std::string commit_command(const Keyspace& keys, const Bucket& bucket, const Bat
   for (const auto put : puts) {
     const auto& operation = batch.operations[put];
     command::argument(out, as_text(operation.id));
-    command::argument(out, kHeaderBytes + operation.payload_bytes);
+    command::argument(out, kHeaderBytes + operation.payload.size());
     command::argument(out, operation.tokens);
   }
   return out;
@@ -147,8 +147,7 @@ Plan plan_get(const Keyspace& keys, std::span<const GetRequest> requests, bool t
     operation.kind = Kind::kGet;
     operation.slot = bucket.slot;
     operation.id = request.id;
-    operation.payload = request.payload.data();
-    operation.payload_bytes = request.payload.size();
+    operation.payload = request.payload;
     operation.header_out = request.header_out;
     operation.key = block_key(bucket, request.id);
     plan.bytes += kHeaderBytes + request.payload.size();
@@ -184,8 +183,7 @@ Plan plan_put(const Keyspace& keys, std::span<const PutRequest> requests, Time d
     operation.id = request.id;
     operation.parent = request.parent;
     operation.tokens = request.tokens;
-    operation.payload = const_cast<std::byte*>(request.payload.data());  // puts only read it
-    operation.payload_bytes = request.payload.size();
+    operation.payload = request.payload;
     operation.key = block_key(bucket, request.id);
     plan.bytes += kHeaderBytes + request.payload.size();
     batch.operations.push_back(std::move(operation));
@@ -193,7 +191,7 @@ Plan plan_put(const Keyspace& keys, std::span<const PutRequest> requests, Time d
   plan.runs = spread(batch, map, 1, 0);
   for (auto& run : plan.runs) {
     const auto bucket_of = [&](std::uint32_t i) { return keys.bucket_of(batch.operations[i].id); };
-    const auto bytes_of = [&](std::uint32_t i) { return batch.operations[i].payload_bytes; };
+    const auto bytes_of = [&](std::uint32_t i) { return batch.operations[i].payload.size(); };
     auto slices = by_bucket(run.operations, kCommitIds, bucket_of, kCommitBytes, bytes_of);
     run.operations.clear();
     for (auto& [number, puts] : slices) {

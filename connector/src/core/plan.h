@@ -35,7 +35,7 @@ struct Keyspace {
 
 struct GetRequest {
   BlockId id{};
-  std::span<std::byte> payload;
+  Payload payload;
   std::byte* header_out = nullptr;  // 64 bytes, or null
 };
 
@@ -43,7 +43,7 @@ struct PutRequest {
   BlockId id{};
   BlockId parent{};
   std::uint32_t tokens = 0;
-  std::span<const std::byte> payload;
+  Payload payload;  // only read
 };
 
 struct CallRequest {

@@ -26,13 +26,25 @@ constexpr std::size_t kErrorBytes = std::size_t{4}
                                     << 10;  // code and message stand at the beginning
 constexpr std::size_t kMostDrained = std::size_t{64} << 10;  // else a new connection is cheaper
 constexpr std::size_t kPieceBytes = std::size_t{1} << 20;    // still in cache when checksummed
+constexpr std::size_t kRuns = 64;  // of a payload, that one call of the system fills
 constexpr int kPartial = 206;
 
-// A thread's memory for an encoded payload, kept while it lives.
-std::span<std::byte> encoded_room(std::size_t size) {
+// A thread's memory for an encoded payload, kept while it lives. `Of` tells two of them apart.
+enum class Of : std::uint8_t { kEncoded, kDecoded };
+template <Of of>
+std::span<std::byte> room_for(std::size_t size) {
   thread_local std::vector<std::byte> room;
   if (room.size() < size) room.resize(size);
   return std::span(room).first(size);
+}
+
+// The decoder needs its output in one run.
+bool decode(std::span<const std::byte> encoded, const Payload& payload) {
+  if (payload.is_whole()) return shuffle_zstd_decode(encoded, payload.whole());
+  const auto whole = room_for<Of::kDecoded>(payload.size());
+  if (!shuffle_zstd_decode(encoded, whole)) return false;
+  payload.write(0, whole);
+  return true;
 }
 
 // Callers see it only as an `Answer`.
@@ -66,8 +78,7 @@ void spread(std::vector<SocketAddress>& addresses) {
 }
 
 // `stored`: what the object holds. Decodes it into the block's payload if that is wanted.
-bool finish_block(const WantedBlock& block, std::span<const std::byte> stored,
-                  const Checksum& sum) {
+bool finish_block(const WantedBlock& block, const Payload& stored, const Checksum& sum) {
   const auto header = decode_header(ConstRawHeader(block.header, kHeaderBytes));
   if (!header || header->id != block.id || header->codec != block.codec ||
       header->payload_checksum != sum.digest()) {
@@ -75,7 +86,7 @@ bool finish_block(const WantedBlock& block, std::span<const std::byte> stored,
   }
   const bool is_raw = block.is_decoded() || block.codec == Codec::kPlain;
   if (is_raw && header->payload_bytes != block.payload.size()) return false;
-  return !block.is_decoded() || shuffle_zstd_decode(stored, block.payload);
+  return !block.is_decoded() || decode(stored.whole(), block.payload);
 }
 
 }  // namespace
@@ -173,7 +184,8 @@ class RangedGets::Connection {
       }
       skip(block.offset - at, deadline);
       sum_.reset();
-      const auto stored = block.is_decoded() ? encoded_room(block.encoded_bytes) : block.payload;
+      const auto stored =
+          block.is_decoded() ? Payload(room_for<Of::kEncoded>(block.encoded_bytes)) : block.payload;
       read_exactly({block.header, kHeaderBytes}, stored, deadline);
       at = block.end();
       outcomes.push_back(finish_block(block, stored, sum_) ? Status::kOk : Status::kCorrupt);
@@ -256,22 +268,23 @@ class RangedGets::Connection {
   }
 
   // Fills both; adds payload bytes to `sum_` as they arrive.
-  void read_exactly(std::span<std::byte> header, std::span<std::byte> payload, Time deadline) {
+  void read_exactly(std::span<std::byte> header, const Payload& payload, Time deadline) {
     while (!header.empty() && !ahead_.empty()) header = header.subspan(take(header, deadline));
-    while (!header.empty() || !payload.empty()) {
-      const auto piece = payload.first(std::min(payload.size(), kPieceBytes));
+    std::size_t at = 0;  // bytes of the payload
+    while (!header.empty() || at < payload.size()) {
+      std::array<iovec, kRuns + 1> into{iovec{header.data(), header.size()}};
+      std::size_t runs = 0;
+      payload.vectors(at, kPieceBytes, std::span(into).subspan(1), runs);
       std::size_t count = 0;
       if (ahead_.empty()) {
-        const std::array<iovec, 2> into{iovec{header.data(), header.size()},
-                                        iovec{piece.data(), piece.size()}};
-        count = read_some(into, deadline);
+        count = read_some(std::span(into).first(1 + runs), deadline);
       } else {
-        count = take(piece, deadline);
+        count = take({static_cast<std::byte*>(into[1].iov_base), into[1].iov_len}, deadline);
       }
       const auto of_header = std::min(count, header.size());
       header = header.subspan(of_header);
-      sum_.update(piece.first(count - of_header));
-      payload = payload.subspan(count - of_header);
+      payload.add_to(sum_, at, count - of_header);
+      at += count - of_header;
     }
   }
 

@@ -17,6 +17,7 @@
 #include "block.h"
 #include "clock.h"
 #include "http.h"
+#include "payload.h"
 #include "socket.h"
 #include "status.h"
 #include "stream.h"
@@ -57,7 +58,7 @@ struct WantedBlock {
   std::uint64_t offset = 0;  // of the header, in the object
   BlockId id{};
   std::byte* header = nullptr;
-  std::span<std::byte> payload;
+  Payload payload;
   Codec codec = Codec::kPlain;
   std::uint32_t encoded_bytes = 0;
 

@@ -25,6 +25,24 @@ def checksum(data: object) -> int:
 def view(tensor: object, writable: bool) -> Annotated[NDArray[numpy.uint8], dict(shape=(None,))]:
     """The bytes of a contiguous host tensor that speaks DLPack."""
 
+class Scattered:
+    """A payload in several runs of memory, in order."""
+
+    def __len__(self) -> int:
+        """Bytes."""
+
+    def copy(self) -> bytearray:
+        """All bytes, in one run."""
+
+    def fill(self, data: object) -> None:
+        """Overwrites all bytes."""
+
+def scatter(memory: Sequence[object], addresses: Sequence[int], sizes: Sequence[int], count: int) -> list[Scattered]:
+    """
+    Payloads of equally many runs each: (address, size) within one of the writable `memory`,
+    which they keep. Raises `ValueError` for a run that lies outside.
+    """
+
 def slot_of(key: bytes) -> int:
     """Hash slot of a key in a Valkey Cluster."""
 

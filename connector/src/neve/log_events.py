@@ -352,6 +352,13 @@ SAVE_UNPLANNED = LogEvent(
     "A bug while a step's saves were planned; nothing of that step is stored.",
     "Report it with the traceback.",
 )
+REMOVALS_UNREAD = LogEvent(
+    "neve.removals.unread",
+    ERROR,
+    (),
+    "A bug while the node read which blocks left; routers hear of them later or not.",
+    "Report it with the traceback.",
+)
 REQUEST_UNFINISHED = LogEvent(
     "neve.request.unfinished",
     ERROR,
@@ -510,6 +517,14 @@ RESET_ALONE = LogEvent(
     "Start the engine anew, if others should use its KV.",
     effect="this engine's chunks are its own until it starts anew",
 )
+WEIGHTS_REPLACED = LogEvent(
+    "neve.weights.replaced",
+    WARNING,
+    (),
+    "Weights were changed in a running SGLang, which names neither the new nor the old ones.",
+    "Attach the backend anew with another `revision`, or start the server anew.",
+    effect="this server loads and stores nothing until then",
+)
 LORA_UNSEEN = LogEvent(
     "neve.lora.unseen",
     WARNING,
@@ -582,5 +597,91 @@ TIER_BROKEN = LogEvent(
     ERROR,
     ("chunks",),
     "A bug at a job's begin; its chunks are misses.",
+    "Report it with the traceback.",
+)
+
+# ---- gateways and routers
+
+GATEWAY_RESTS = LogEvent(
+    "neve.gateway.rests",
+    WARNING,
+    ("seconds", "detail"),
+    "Look-ups fail, are slow or refused; none is sent for so long.",
+    "Do as `detail` says. With 429: raise the key's requests a minute.",
+    effect="routing by this process's memory and by load",
+)
+GATEWAY_FACTS_OLD = LogEvent(
+    "neve.gateway.facts_old",
+    INFO,
+    ("detail",),
+    "Engines and prices could not be read; those of the last reading count.",
+    "Nothing, unless it stays: is the platform reached, and has the key the scope read?",
+)
+GATEWAY_BROKEN = LogEvent(
+    "neve.gateway.broken",
+    ERROR,
+    ("step",),
+    "A bug in routing; the least loaded node got the request. Said once for each step.",
+    "Report it with the traceback.",
+)
+POOL_FAILED = LogEvent(
+    "neve.pool.failed",
+    WARNING,
+    ("pool", "node", "detail"),
+    "An engine of a prefill pool failed or was too slow; it gets no prompt for a growing pause.",
+    "Look at that engine. Nothing, if the pool is away on purpose.",
+    effect="decode nodes compute the prompts",
+)
+ROUTER_WAITS = LogEvent(
+    "neve.router.waits",
+    WARNING,
+    ("what", "detail"),
+    "Neve or an engine does not answer the router, which asks again every half minute.",
+    "Start it, or look at its address in the router's configuration.",
+    effect="serving without it",
+)
+ROUTER_ANSWER_CUT = LogEvent(
+    "neve.router.answer_cut",
+    WARNING,
+    ("detail",),
+    "A decode node's answer broke off; the client's connection was closed, so that it knows.",
+    "Look at that engine's log.",
+)
+
+# ---- LMCache
+
+LMCACHE_REFUSED = LogEvent(
+    "neve.lmcache.refused",
+    WARNING,
+    ("why", "detail"),
+    "The first object of LMCache that Neve can't store or find: `hash`, shorter than 16 bytes, so "
+    "equal keys would not prove equal tokens; `memory`, not in the host's memory; `size`, empty, "
+    "over 1 GiB or of another length than its layout says; `layout`, none was given; `model`, one "
+    "more than a server may have, or a name that no space can have.",
+    "`hash`: leave LMCache's `--hash-algorithm` at blake3. `memory`: use LMCache's DRAM for L1. "
+    "`size`: leave out serializers whose output has no fixed length, or lower `--chunk-size`.",
+    effect="such objects are misses",
+)
+LMCACHE_DELETE_REFUSED = LogEvent(
+    "neve.lmcache.delete_refused",
+    WARNING,
+    ("objects",),
+    "LMCache asked Neve to delete objects, by its own eviction or by a person.",
+    "Leave `eviction` out of the adapter's configuration. Quotas and retention are Neve's: remove "
+    "the space to remove its objects.",
+    effect="nothing is deleted",
+)
+LMCACHE_UNTAKEN = LogEvent(
+    "neve.lmcache.untaken",
+    DEBUG,
+    ("objects", "detail"),
+    "The client took no objects of a task.",
+    "Nothing.",
+)
+LMCACHE_BROKEN = LogEvent(
+    "neve.lmcache.broken",
+    ERROR,
+    ("objects",),
+    "A bug at a task's begin; its objects are misses.",
     "Report it with the traceback.",
 )

@@ -381,6 +381,8 @@ class Engine(Record):
     gpus: int | None
     # the key itself is never shown
     has_api_key: bool
+    # of a prefill pool: it computes prompts that others decode
+    is_prefill: bool
     source: str
     state: str
     # why it is unhealthy
@@ -1254,6 +1256,18 @@ class Removal(Record):
     contexts: int
     segments: int
     segment_bytes: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Removals(Record):
+    """Blocks that left both tiers, and were not stored again meanwhile."""
+
+    # ids of blocks
+    removed: tuple[str, ...]
+    # `after` of the next request
+    cursor: str
+    # true: removals behind `after` are not all known any more; forget what you know
+    reset: bool
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

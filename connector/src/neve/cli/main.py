@@ -50,6 +50,7 @@ SECTIONS: Mapping[str, Mapping[str, tuple[str, str]]] = {
     "Nodes": {
         "doctor": ("doctor", "Check everything between here and a cached token."),
         "ping": ("ping", "Check endpoint, key, Valkey and S3 one by one."),
+        "router": ("router", "Serve an OpenAI-compatible proxy before decode nodes."),
         "replay": ("replay_command", "Replay a workload through the real client."),
         "plan": ("plan", "Plan before anything runs: sizes, break-even, machines."),
         "codec-check": ("codec_check", "Measure what storing a model's KV with loss changes."),

@@ -106,6 +106,7 @@ def engines(platform: Connection, tenant: str | None, check: str | None) -> None
             text.age(engine.get("checked_at"), now),
             engine.get("error") or text.NOTHING,
             engine.get("base_url") or text.NOTHING,
+            "prefill" if engine.get("is_prefill") else "any",
             str(engine.get("source") or text.NOTHING),
         ]
 
@@ -117,7 +118,8 @@ def engines(platform: Connection, tenant: str | None, check: str | None) -> None
         Column("CHECKED", drop=1),
         name("ERROR", drop=2),
         name("ADDRESS", drop=3),
-        Column("SOURCE", drop=4),
+        Column("USE", drop=4),
+        Column("SOURCE", drop=5),
     )
     platform.show(
         found,

@@ -13,13 +13,13 @@ from pathlib import Path
 from typing import Final, Self
 from uuid import uuid4
 
-import numpy as np
-
-from neve import _core, log_events
+from neve import log_events
 from neve.datapath.cold import ColdReader
+from neve.datapath.finding import Finding
 from neve.datapath.hotpath import BlockRef, HotPath
 from neve.datapath.loading import Loader
 from neve.datapath.local import LocalTier, check_options, empty_unknown
+from neve.datapath.payload import payload_of
 from neve.datapath.promoting import Promoter
 from neve.datapath.status import BreakerState, Status
 from neve.datapath.storing import Storer
@@ -30,13 +30,13 @@ from neve.formats.block import MAX_PAYLOAD_BYTES, Buffer
 from neve.formats.ids import ID_BYTES, BlockHasher
 from neve.formats.parts import PartGroup
 from neve.formats.space import MAX_CHUNK_TOKENS, SpaceIdentity
-from neve.index.tier import Location, Tier, decode_match
+from neve.index.tier import Location, Tier, Usage, decode_match
 from neve.node.heartbeat import HeartbeatLoop
 from neve.node.membership import Attested, MemberState
 from neve.node.session import Endpoint, Session
 from neve.node.stats import Stats
 
-__all__ = ["BlockRef", "Client", "Location", "Match", "Tier", "Transfer", "connect"]
+__all__ = ["BlockRef", "Client", "Finding", "Location", "Match", "Tier", "Transfer", "connect"]
 
 MATCH_S: Final = 0.2
 TRANSFER_S: Final = 5.0
@@ -268,6 +268,37 @@ class Client:
         answers = self._path.tier(time.monotonic() + deadline_s).match(ids)
         return self._with_local(ids, answers)
 
+    def find_many(
+        self,
+        ids: Sequence[bytes],
+        *,
+        tokens: Sequence[int] | None = None,
+        deadline_s: float = MATCH_S,
+    ) -> Finding:
+        """`locate` for callers that must not wait: returns at once. Raises `Misuse` only.
+
+        `tokens`: how many each block counts as asked for; by default its share of a chunk. All
+        buckets are asked at the same time.
+        """
+        _check_ids(ids)
+        if tokens is None:
+            tokens = [self.session.chunk_tokens // self._shards] * len(ids)
+        local = self.local
+
+        def refine(id_: bytes, location: Location) -> Location:
+            return location._replace(is_local=True) if local and local.has(id_) else location
+
+        def count(outcomes: Sequence[MissReason | None]) -> None:
+            self.stats.count(requested_blocks=len(ids), requested_tokens=sum(tokens))
+            for reason, blocks in Counter(o for o in outcomes if o is not None).items():
+                self.stats.miss(reason, blocks)
+
+        finding = Finding(ids, time.monotonic() + deadline_s, refine=refine)
+        finding.before_done(count)
+        self._path.find(finding, ids)
+        finding.end_job()
+        return finding
+
     def _with_local(
         self, ids: Sequence[bytes], answers: list[Location | MissReason]
     ) -> list[Location | MissReason]:
@@ -295,9 +326,9 @@ class Client:
         `tokens`: how many each block counts as reused once it came; by default its share of a
         chunk.
 
-        Each buffer is writable, contiguous, exactly one payload long, and belongs to the client
-        until the transfer is done. Where the outcome is not None it may hold garbage. Raises
-        `Misuse` only.
+        Each buffer is writable, contiguous or a `neve._core.Scattered`, exactly one payload long,
+        and belongs to the client until the transfer is done. Where the outcome is not None it may
+        hold garbage. Raises `Misuse` only.
         """
         if tokens is None:
             tokens = [self.session.chunk_tokens // self._shards] * len(ids)
@@ -307,8 +338,8 @@ class Client:
                 f"{len(locations)} locations, {len(tokens)} tokens"
             )
         _check_ids(ids)
-        payloads = [_flat(buffer) for buffer in buffers]
-        if any(payload.readonly for payload in payloads):
+        payloads = [payload_of(buffer) for buffer in buffers]
+        if any(isinstance(payload, memoryview) and payload.readonly for payload in payloads):
             raise Misuse("must be writable", field="buffers")
         return self._loader.load(ids, payloads, locations, tokens, deadline_s=deadline_s)
 
@@ -331,12 +362,17 @@ class Client:
             raise Misuse(f"need one of each, got {len(blocks)} blocks, {len(buffers)} buffers")
         _check_ids([block.id for block in blocks])
         _check_ids([block.parent for block in blocks])
-        payloads = [_flat(buffer) for buffer in buffers]
+        payloads = [payload_of(buffer) for buffer in buffers]
         if not all(0 < len(payload) <= MAX_PAYLOAD_BYTES for payload in payloads):
             raise Misuse(f"need 1 … {MAX_PAYLOAD_BYTES} bytes", field="buffers")
         if self.local:
             self.local.note(block.id for block in blocks)
         return self._storer.store(blocks, payloads, deadline_s=deadline_s)
+
+    def usage(self, *, deadline_s: float = MATCH_S) -> Usage:
+        """What the tenant has in both tiers, of all its spaces. Raises a `NeveError` when the index
+        cannot be asked. One round trip per bucket."""
+        return self._path.tier(time.monotonic() + deadline_s).usage()
 
     def forget(self, ids: Sequence[bytes], *, tier: Tier = Tier.HOT) -> None:
         """Drops bad copies of one tier from the index, as far as that is possible now."""
@@ -380,6 +416,14 @@ class Client:
                 raise
             self._heartbeats.ask_rehandshake()
             raise Unavailable(f"the session is being renewed ({error})") from error
+
+    def removals(self, cursor: str | None) -> tuple[list[bytes], str, bool]:
+        """(ids of blocks of this space that left behind the cursor, the next cursor, whether
+        earlier removals are not all known). None: begins now.
+
+        One HTTP request. Raises `Refused`, or `Unavailable`: try later.
+        """
+        return self._endpoint.removals(self.session.id, cursor)
 
     def report_attestation(self, found: Attested) -> MemberState:
         """Tells the platform how an attestation goes. Returns the engine's state from now on.
@@ -425,13 +469,3 @@ connect = Client.connect
 def _check_ids(ids: Sequence[bytes]) -> None:
     if not all(len(id_) == ID_BYTES for id_ in ids):
         raise Misuse(f"must have {ID_BYTES} bytes each", field="ids")
-
-
-def _flat(buffer: Buffer) -> memoryview:
-    """The bytes of an object with the buffer protocol, or of a tensor with DLPack."""
-    try:
-        if hasattr(buffer, "__dlpack__") and not isinstance(buffer, np.ndarray):
-            return _core.view(buffer, True).data
-        return memoryview(buffer).cast("B")
-    except (TypeError, ValueError) as error:
-        raise Misuse(f"need contiguous memory: {error}", field="buffers") from error

@@ -19,6 +19,7 @@ from urllib.parse import parse_qs, urlsplit
 
 from neve import _core
 from neve.datapath.hedging import Hedges, ReadStop
+from neve.datapath.payload import Payload
 from neve.datapath.status import Status
 from neve.errors import DeadlineExceeded, MissReason, NeveError, Refused, Unavailable
 from neve.formats.block import HEADER_BYTES, PLAIN
@@ -54,7 +55,7 @@ class ColdBlock:
     id: bytes
     segment: int
     offset: int
-    payload: memoryview
+    payload: Payload
     header: bytearray = field(default_factory=lambda: bytearray(HEADER_BYTES))
     codec: int = PLAIN
     encoded_bytes: int = 0

@@ -20,6 +20,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Final
 
 from neve import _core
+from neve.datapath.payload import fill
 from neve.datapath.transfer import JobPool, PoolJob, Urgency
 from neve.errors import Closed, MissReason
 
@@ -154,7 +155,7 @@ class Hedges:
         if not watched.won:
             return outcomes
         for n in missed:
-            watched.blocks[n].payload[:] = watched.again[n].payload
+            fill(watched.blocks[n].payload, watched.again[n].payload)
             watched.blocks[n].header[:] = watched.again[n].header
         return [None] * len(outcomes)
 

@@ -8,16 +8,19 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from functools import partial
+from typing import Any, Final, cast
 
 from neve import _core, log_events
+from neve.datapath.finding import Finding
+from neve.datapath.payload import Payload
 from neve.datapath.status import BreakerState, Status
 from neve.datapath.transfer import Transfer, Urgency
-from neve.datapath.transport import ReplyError, Transport, make_keyspace
+from neve.datapath.transport import ReplyError, Transport, make_keyspace, reply_of
 from neve.errors import MissReason, NeveError, Unavailable
 from neve.formats.keys import BucketKeys, bucket_of
 from neve.index.library import call
-from neve.index.tier import CALL_IDS, HotTier, Tier
+from neve.index.tier import CALL_IDS, HotTier, Location, Tier, decode_match
 from neve.node.session import Session
 
 # Called once with the status of each block, by the thread that notices the end of the part.
@@ -100,7 +103,7 @@ class HotPath:
         self,
         transfer: Transfer,
         ids: Sequence[bytes],
-        payloads: Sequence[memoryview],
+        payloads: Sequence[Payload],
         settle: Settle,
         *,
         headers: bytearray | None = None,
@@ -122,7 +125,7 @@ class HotPath:
         self,
         transfer: Transfer,
         blocks: Sequence[BlockRef],
-        payloads: Sequence[memoryview],
+        payloads: Sequence[Payload],
         settle: Settle,
         *,
         urgency: Urgency,
@@ -179,17 +182,45 @@ class HotPath:
 
         A reply has 1 for each id that this node shall store as hot, else 0.
         """
+        return self._calls("promote", ids, deadline=time.monotonic() + PROMOTE_S)
+
+    def find(self, finding: Finding, ids: Sequence[bytes]) -> None:
+        """Asks where blocks are, as parts of `finding`: all slices at once. Waits for nothing."""
+        if self._suspended is not None:
+            for id_ in ids:
+                finding.answer(id_, self._suspended)
+            return
+        for part, asked in self._calls("locate", ids, "1", deadline=finding.deadline):
+            settle = partial(self._settle_found, finding, part)
+            finding.add_native(self._transport, asked, settle)
+
+    def _settle_found(self, finding: Finding, ids: Sequence[bytes], done: _core.Batch) -> None:
+        (status,) = self._judge(done)
+        answers: list[Location | MissReason] = [status.miss or MissReason.BREAKER] * len(ids)
+        try:
+            answers = decode_match(cast(bytes, reply_of(done)))
+        except NeveError as error:
+            if is_stranger(error):
+                self._ask_rehandshake()
+        except Exception:  # a boundary: an answer that cannot be read must not stop the engine
+            log_events.MATCH_UNREADABLE.log(exc_info=True)
+        for id_, answer in zip(ids, answers, strict=False):
+            finding.answer(id_, answer)
+
+    def _calls(
+        self, name: str, ids: Sequence[bytes], *first: str, deadline: float
+    ) -> list[tuple[list[bytes], _core.Batch]]:
+        """(ids, call under way) of each bucket's slices; each id once."""
         session = self._session
         parts: dict[int, list[bytes]] = {}
-        for id_ in ids:
+        for id_ in dict.fromkeys(ids):
             parts.setdefault(bucket_of(id_, session.buckets), []).append(id_)
         calls = []
-        deadline = time.monotonic() + PROMOTE_S
         for bucket, members in parts.items():
             keys = BucketKeys(session.tenant_id, bucket)
-            for first in range(0, len(members), CALL_IDS):
-                part = members[first : first + CALL_IDS]
-                command = call("promote", keys, *part)
+            for begin in range(0, len(members), CALL_IDS):
+                part = members[begin : begin + CALL_IDS]
+                command = call(name, keys, *first, *part)
                 asked = self._transport.call(*command, deadline=deadline, idempotent=True)
                 calls.append((part, asked))
         return calls

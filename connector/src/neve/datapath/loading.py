@@ -6,6 +6,7 @@ forgotten; when the same block also stands in S3, it is read from there.
 """
 
 import time
+from collections import Counter
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from neve.datapath.cold_guard import ColdGuard
 from neve.datapath.hedging import ReadStop
 from neve.datapath.hotpath import HotPath
 from neve.datapath.local import LocalTier, Wanted
+from neve.datapath.payload import Payload
 from neve.datapath.promoting import Claims, Promoter
 from neve.datapath.status import Status
 from neve.datapath.transfer import JobPool, PoolJob, Transfer, Urgency
@@ -30,7 +32,7 @@ class _Batch:
     """One `get_many`. `served`: the tier that each block was loaded from, or None."""
 
     ids: Sequence[bytes]
-    payloads: Sequence[memoryview]
+    payloads: Sequence[Payload]
     locations: Sequence[Location]
     tokens: Sequence[int]
     transfer: Transfer
@@ -65,7 +67,7 @@ class Loader:
     def load(
         self,
         ids: Sequence[bytes],
-        payloads: Sequence[memoryview],
+        payloads: Sequence[Payload],
         locations: Sequence[Location],
         tokens: Sequence[int],
         *,
@@ -252,21 +254,22 @@ class Loader:
         return outcomes, trouble
 
     def _count(self, load: _Batch, outcomes: Sequence[MissReason | None]) -> None:
+        """Once for the batch: a count costs more than a small block's way through Python."""
+        blocks: Counter[Tier] = Counter()
+        tokens: Counter[Tier] = Counter()
+        sizes: Counter[Tier] = Counter()
         for i, outcome in enumerate(outcomes):
-            size_bytes, tier = load.locations[i].size_bytes, load.served[i]
-            tokens = load.tokens[i]
-            if outcome is not None:
-                self._stats.miss(outcome)
-            elif tier is Tier.HOT:
-                self._stats.count(
-                    hit_hot_blocks=1, hit_hot_tokens=tokens, hot_read_bytes=size_bytes
-                )
-            elif tier is Tier.LOCAL:
-                self._stats.count(
-                    hit_local_blocks=1, hit_local_tokens=tokens, local_read_bytes=size_bytes
-                )
-            else:
-                self._stats.count(
-                    hit_cold_blocks=1, hit_cold_tokens=tokens, cold_read_bytes=size_bytes
-                )
+            if outcome is None:
+                tier = load.served[i] or Tier.COLD
+                blocks[tier] += 1
+                tokens[tier] += load.tokens[i]
+                sizes[tier] += load.locations[i].size_bytes
+        counts: Counter[str] = Counter()
+        for tier, number in blocks.items():
+            counts[f"hit_{tier}_blocks"] = number
+            counts[f"hit_{tier}_tokens"] = tokens[tier]
+            counts[f"{tier}_read_bytes"] = sizes[tier]
+        self._stats.count(**counts)
+        for reason, number in Counter(o for o in outcomes if o is not None).items():
+            self._stats.miss(reason, number)
         self._stats.load(time.monotonic() - load.started)

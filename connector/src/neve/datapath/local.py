@@ -17,8 +17,6 @@ from math import inf
 from pathlib import Path
 from typing import Final
 
-import numpy as np
-
 from neve import _core, log_events
 from neve.datapath.local_files import (
     LocalFiles,
@@ -27,6 +25,7 @@ from neve.datapath.local_files import (
     space_folder,
     tenant_folder,
 )
+from neve.datapath.payload import Payload, copy_of
 from neve.datapath.status import BreakerState, Status
 from neve.datapath.transfer import JobPool, PoolJob, Transfer, Urgency
 from neve.errors import Closed, Misuse, NeveError
@@ -47,7 +46,7 @@ LOOK_S: Final = 2.0  # how often to look for files of other engines
 _PIECE_BYTES: Final = 64 << 20  # written at a time under the lock
 
 # Index of a block in its transfer, its id and where its payload goes.
-Wanted = tuple[int, bytes, memoryview]
+Wanted = tuple[int, bytes, Payload]
 # Called once, with (block, status) of each.
 Settle = Callable[[list[tuple[Wanted, Status]]], None]
 
@@ -165,7 +164,7 @@ class LocalTier:
         """These blocks were written to the hot tier by this node: their first use."""
         self._ghosts.add(ids)
 
-    def keep(self, blocks: Sequence[tuple[bytes, bytes, memoryview]]) -> None:
+    def keep(self, blocks: Sequence[tuple[bytes, bytes, Payload]]) -> None:
         """Verified blocks (id, header, payload) that came from another tier: copies those that were
         used before, and writes them in the background. The rest is noted as used once."""
         files = self._files
@@ -244,7 +243,7 @@ class LocalTier:
 
     # ---- writing
 
-    def _enqueue(self, blocks: Sequence[tuple[bytes, bytes, memoryview]]) -> None:
+    def _enqueue(self, blocks: Sequence[tuple[bytes, bytes, Payload]]) -> None:
         for id_, header, payload in blocks:
             with self._condition:
                 fits = self._queued_bytes + len(payload) <= min(PENDING_BYTES, self._most_bytes)
@@ -253,8 +252,7 @@ class LocalTier:
                 self._queued.add(id_)
                 self._queued_bytes += len(payload)
                 self._idle.clear()
-            # numpy copies without the GIL.
-            copy = np.frombuffer(payload, np.uint8).copy().data
+            copy = copy_of(payload)
             with self._condition:
                 if id_ in self._queued:  # not revoked meanwhile
                     self._queue.append((id_, _plain(header, copy), copy))

@@ -8,6 +8,7 @@ from typing import Final
 
 from neve.datapath.cold import ColdBlock
 from neve.datapath.hotpath import BlockRef, HotPath
+from neve.datapath.payload import Payload, copy_of
 from neve.datapath.status import Status
 from neve.datapath.transfer import Transfer, Urgency
 from neve.errors import MissReason
@@ -30,7 +31,7 @@ class Storer:
     def store(
         self,
         blocks: Sequence[BlockRef],
-        payloads: Sequence[memoryview],
+        payloads: Sequence[Payload],
         *,
         deadline_s: float,
     ) -> Transfer:
@@ -56,7 +57,7 @@ class Storer:
             return
         headers = [decode_header(block.header) for block in blocks[:count]]
         refs = [BlockRef(header.id, header.parent, header.tokens) for header in headers]
-        copies = [memoryview(bytes(block.payload)) for block in blocks[:count]]
+        copies = [copy_of(block.payload) for block in blocks[:count]]
         taken = sum(sizes[:count])
         transfer = Transfer(count, time.monotonic() + PROMOTE_S)
         transfer.before_done(lambda _: self._promote_budget.give_back(taken))
@@ -66,7 +67,7 @@ class Storer:
         self,
         transfer: Transfer,
         blocks: Sequence[BlockRef],
-        payloads: Sequence[memoryview],
+        payloads: Sequence[Payload],
         urgency: Urgency,
     ) -> None:
         """Ends the transfer's submission; its blocks beyond `blocks` are settled already."""
@@ -77,7 +78,7 @@ class Storer:
     def _put(
         self,
         transfer: Transfer,
-        items: Mapping[int, tuple[BlockRef, memoryview]],
+        items: Mapping[int, tuple[BlockRef, Payload]],
         urgency: Urgency,
         *,
         again: bool = False,
@@ -94,7 +95,7 @@ class Storer:
     def _end(
         self,
         transfer: Transfer,
-        items: Mapping[int, tuple[BlockRef, memoryview]],
+        items: Mapping[int, tuple[BlockRef, Payload]],
         urgency: Urgency,
         was_again: bool,
         statuses: Sequence[Status],

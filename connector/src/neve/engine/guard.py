@@ -12,6 +12,11 @@ Hook = TypeVar("Hook", bound=Callable[..., Any])
 
 def guarded(fallback: Callable[[], Any]) -> Callable[[Hook], Hook]:
     """Turns an exception in a hook into `fallback()`; logs the first of each hook and object."""
+    return guarded_for(lambda *_, **__: fallback())
+
+
+def guarded_for(fallback: Callable[..., Any]) -> Callable[[Hook], Hook]:
+    """As `guarded`; `fallback` gets the hook's arguments."""
 
     def decorate(hook: Hook) -> Hook:
         @wraps(hook)
@@ -23,7 +28,7 @@ def guarded(fallback: Callable[[], Any]) -> Callable[[Hook], Hook]:
                 if hook.__name__ not in broken:
                     broken.add(hook.__name__)
                     log_events.HOOK_BROKEN.log(hook=hook.__name__, exc_info=True)
-                return fallback()
+                return fallback(*args, **kwargs)
 
         return cast(Hook, call)
 

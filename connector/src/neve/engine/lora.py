@@ -92,7 +92,7 @@ def find_folder(path: str) -> Path | None:
     if folder.is_dir():
         return folder
     try:
-        from huggingface_hub import snapshot_download  # type: ignore[import-not-found]
+        from huggingface_hub import snapshot_download
 
         return Path(snapshot_download(path, local_files_only=True))
     except Exception:  # no such library, no such name, nothing downloaded

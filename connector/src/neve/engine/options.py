@@ -117,28 +117,31 @@ class Options:
         environ: Mapping[str, str] | None = None,
         *,
         engine_id: str | None = None,
+        place: str = "kv_connector_extra_config",
+        known: Sequence[str] | None = None,
     ) -> Self:
         """Reads the extra config.
 
         `engine_id`: the engine's own id, for a default node name that no other engine of this host
-        has.
+        has. `place`: where people write the options, for errors. `known`: names of the options that
+        mean something to this engine (None: all).
 
         Raises:
             Misuse: names the option that is missing or wrong.
         """
         environ = os.environ if environ is None else environ
         values = dict(extra)
-        names = [option.name for option in fields(cls)]
+        names = [option.name for option in fields(cls)] if known is None else list(known)
         for unknown in sorted(set(values) - set(names)):  # first: it may be a misspelt name
             raise Misuse(
-                f"unknown option in kv_connector_extra_config; known are {', '.join(names)}",
+                f"unknown option in {place}; known are {', '.join(names)}",
                 field=unknown,
             )
         for name in ("endpoint", "api_key"):
             variable = f"NEVE_{name.upper()}"
             values.setdefault(name, environ.get(variable))
             if not isinstance(values[name], str) or not values[name]:
-                raise Misuse(f"set it in kv_connector_extra_config or as {variable}", field=name)
+                raise Misuse(f"set it in {place} or as {variable}", field=name)
         values["endpoint"] = check_url(values["endpoint"])
         values["api_key"] = check_key(values["api_key"])
         if values.get("engine_url") is not None:

@@ -26,6 +26,7 @@ from neve.engine.params import response_params
 from neve.engine.pending import PendingRequests
 from neve.engine.rears import Rears
 from neve.engine.recording import record
+from neve.engine.removals import RemovalReader
 from neve.engine.resets import Resets
 from neve.engine.saves import Saves
 from neve.engine.step import (
@@ -126,6 +127,7 @@ class SchedulerSide:
         )
         self._reports = ContextReports(links, shards, len(self._table.groups))
         self._events = RouterEvents(parts if announces else 0)
+        self._removals = RemovalReader(links) if announces else None
         self._steps = Steps(
             self._table,
             self.lookups,
@@ -361,10 +363,17 @@ class SchedulerSide:
 
     def take_events(self) -> list[ChunkStored | ChunkRemoved]:
         """Events for routers since the last call, in order."""
+        for removed in self._removals.take() if self._removals is not None else ():
+            if removed is None:
+                self._events.note_unknown()
+            else:
+                self._events.note_removed(removed)
         return self._events.take()
 
     def close(self) -> None:
         """Sends the contexts that still wait, then ends the connections."""
+        if self._removals is not None:
+            self._removals.close()
         self._reports.close()
         if self._attestation is not None:
             self._attestation.close()

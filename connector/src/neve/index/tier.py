@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 from neve.errors import MissReason, Misuse, Refused
 from neve.formats.block import CODECS, HEADER_BYTES, PLAIN
+from neve.formats.ids import ID_BYTES
 from neve.formats.keys import BucketKeys, bucket_of
 from neve.index.entry import REASONS, State, reading
 from neve.index.library import call
@@ -135,6 +136,18 @@ class Admission:
     fits: list[bool]
     evicted_blocks: int
     evicted_bytes: int
+
+
+@dataclass(frozen=True)
+class Removals:
+    """`ids`: blocks that left both tiers. `marks`: per bucket, what to ask behind next, µs.
+
+    `is_reset`: earlier removals are not all known any more: what the caller knows is void.
+    """
+
+    ids: list[bytes]
+    marks: tuple[int, ...]
+    is_reset: bool
 
 
 class EncodedPlace(NamedTuple):
@@ -491,6 +504,28 @@ class HotTier:
     def forget(self, tier: Tier, ids: Sequence[bytes]) -> int:
         """Drops bad or lost copies of one tier. Returns how many there were."""
         return self._sum("forget", ids, tier.value)
+
+    def removals(
+        self, space_id: int, marks: Sequence[int] | None = None, most: int = CALL_IDS
+    ) -> Removals:
+        """The blocks of a space that left both tiers behind `marks`; None: begins now.
+
+        About `most` of each bucket, and all that one call removed. Blocks that were stored again
+        meanwhile are not among them. The index remembers 20,000 removals of each bucket.
+        """
+        if marks is not None and len(marks) != len(self._keys):
+            marks, is_reset = None, True  # the number of buckets has changed
+        else:
+            is_reset = False
+        ids: list[bytes] = []
+        next_marks = []
+        for n, keys in enumerate(self._keys):
+            after = -1 if marks is None else marks[n]
+            mark, is_void, joined = self._call("removals", keys, space_id, after, most)
+            next_marks.append(int(mark))
+            is_reset = is_reset or bool(is_void)
+            ids += [joined[at : at + ID_BYTES] for at in range(0, len(joined), ID_BYTES)]
+        return Removals([] if is_reset else ids, tuple(next_marks), is_reset)
 
     def restore(self, segment: int, space_id: int, blocks: Sequence[RestoredBlock]) -> int:
         """Indexes a segment's blocks again. Returns how many the index took."""

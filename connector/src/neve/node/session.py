@@ -202,6 +202,19 @@ class Endpoint:
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise Unavailable(f"{self.url}: the list of segments misses {error}") from error
 
+    def removals(self, session_id: str, cursor: str | None) -> tuple[list[bytes], str, bool]:
+        """(ids of blocks of the session's space that left behind the cursor, the next cursor,
+        whether earlier removals are not all known). None: begins now.
+
+        `Refused` with status 404: the session ended, or the platform is older."""
+        query = "" if cursor is None else f"?after={cursor}"
+        answer = self._request("GET", f"/cache/v1/sessions/{session_id}/removals{query}")
+        try:
+            removed = [bytes.fromhex(id_) for id_ in answer["removed"]]
+            return removed, str(answer["cursor"]), bool(answer["reset"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise Unavailable(f"{self.url}: the list of removals misses {error}") from error
+
     def record_context(self, context: Mapping[str, Any]) -> dict[str, Any]:
         return self._request("POST", "/cache/v1/contexts", context)
 

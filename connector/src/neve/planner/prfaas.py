@@ -318,18 +318,26 @@ def baseline(clusters: Clusters, lengths: Lengths, *, by_each_length: bool = Fal
 def solve(clusters: Clusters, lengths: Lengths, *, by_each_length: bool = False) -> Answer:
     """The fastest threshold and split. Cost: some 800 thresholds for each local instance."""
 
-    def at(prefill: int) -> Callable[[float], Point]:
-        return lambda tokens: point(
-            clusters, lengths, tokens, prefill, by_each_length=by_each_length
-        )
-
     # Without local prefill every prompt goes out: a threshold of 0.
-    found = [at(0)(0.0)]
-    found += [_best(at(prefill), lengths) for prefill in range(1, clusters.local_instances)]
+    found = [point(clusters, lengths, 0.0, 0, by_each_length=by_each_length)]
+    found += [
+        best_threshold(clusters, lengths, prefill, by_each_length=by_each_length)
+        for prefill in range(1, clusters.local_instances)
+    ]
     return Answer(
         max(found, key=lambda one: one.requests_per_s),
         baseline(clusters, lengths, by_each_length=by_each_length),
         _mean(lengths.moments(lengths.least, lengths.most)),
+    )
+
+
+def best_threshold(
+    clusters: Clusters, lengths: Lengths, prefill: int, *, by_each_length: bool = False
+) -> Point:
+    """The fastest threshold with `prefill` local instances. Cost: some 800 thresholds."""
+    return _best(
+        lambda tokens: point(clusters, lengths, tokens, prefill, by_each_length=by_each_length),
+        lengths,
     )
 
 

@@ -696,6 +696,7 @@ class AsyncEngines(AsyncResource):
         spaces: Sequence[int] | None = None,
         api_key: str | None = None,
         gpus: int | Omit | None = OMIT,
+        is_prefill: bool | None = None,
         tenant: str | None = None,
     ) -> models.Engine:
         """Registers an engine and checks it at once: see `state` and `error` of the answer.
@@ -707,6 +708,8 @@ class AsyncEngines(AsyncResource):
             spaces: numbers of the spaces that it serves: of the same model and revision
             api_key: of the server; empty: none
             gpus: for the cost of warming; null: TP × PP of its space
+            is_prefill: of a prefill pool: warm jobs go there first, and routers may take it
+                for one
             tenant: slug; not needed with a key of one tenant
         """
         return await self._transport.call(
@@ -720,6 +723,7 @@ class AsyncEngines(AsyncResource):
                     "model": model,
                     "spaces": spaces,
                     "api_key": api_key,
+                    "is_prefill": is_prefill,
                     "tenant": tenant,
                 },
                 nullable={"gpus": gpus},
@@ -748,6 +752,7 @@ class AsyncEngines(AsyncResource):
         spaces: Sequence[int] | None = None,
         api_key: str | None = None,
         gpus: int | Omit | None = OMIT,
+        is_prefill: bool | None = None,
         etag: str | None = None,
     ) -> models.Engine:
         """Changes a registered engine and checks it anew.
@@ -759,6 +764,8 @@ class AsyncEngines(AsyncResource):
             spaces: numbers of the spaces that it serves: of the same model and revision
             api_key: of the server; empty: none
             gpus: for the cost of warming; null: TP × PP of its space
+            is_prefill: of a prefill pool: warm jobs go there first, and routers may take it
+                for one
             etag: of the version that is changed; refused if it is older.
         """
         return await self._transport.call(
@@ -772,6 +779,7 @@ class AsyncEngines(AsyncResource):
                     "model": model,
                     "spaces": spaces,
                     "api_key": api_key,
+                    "is_prefill": is_prefill,
                 },
                 nullable={"gpus": gpus},
             ),
@@ -785,6 +793,7 @@ class AsyncEngines(AsyncResource):
     def list(
         self,
         *,
+        is_prefill: bool | None = None,
         name: str | None = None,
         ordering: str | None = None,
         page_size: int | None = None,
@@ -813,6 +822,7 @@ class AsyncEngines(AsyncResource):
             self._transport,
             "/engines",
             {
+                "is_prefill": is_prefill,
                 "name": name,
                 "ordering": ordering,
                 "page_size": page_size,
@@ -2322,6 +2332,19 @@ class AsyncSpaces(AsyncResource):
             f"/spaces/{path_part(id)}/lineage",
             models.LineageNode,
             query={"depth": depth, "limit": limit, "min_tokens": min_tokens},
+        )
+
+    async def removals(self, id: Id, *, after: str | None = None) -> models.Removals:
+        """Which blocks of the space left both tiers behind a cursor: by quota, age, deletion or
+        damage. Without a cursor the answer is empty, and its cursor is now.
+        With `Accept: text/event-stream` a stream: events `removals` with `{"removed": [...]}`,
+        and `reset` when earlier removals are not all known any more.
+
+        Args:
+            after: `cursor` of the last answer; none: now
+        """
+        return await self._transport.call(
+            "GET", f"/spaces/{path_part(id)}/removals", models.Removals, query={"after": after}
         )
 
     def list(

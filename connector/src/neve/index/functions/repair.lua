@@ -1,5 +1,7 @@
 -- Repair: removes what crashes, lost writes or a tenant's own hands left in one bucket.
 
+do -- a Lua chunk has 200 local names at most; no other part needs these
+
 local MOST = 1e17 -- above any rank, time in µs and sum of bytes
 local COUNTERS_MOST = 1000 -- fields of `:u`; functions make about 30
 
@@ -48,6 +50,7 @@ local function mend(K)
     keys, values = keys + removed, values + scores
     if name == "i" then is_lost = removed end
   end
+  if keys + values > 0 then remember_from(K, now_us()) end
   local removed, counters = mend_counters(K)
   keys, values = keys + removed, values + counters
   if keys + values > 0 then count(K, "mended", keys + values) end
@@ -76,7 +79,10 @@ local function discard(K, A)
       n = n + 1
     end
   end
-  if n > 0 then count(K, "mended", n) end
+  if n > 0 then
+    count(K, "mended", n)
+    remember_from(K, now_us())
+  end
   return n
 end
 register("discard", discard, { before = 0, each = 1, most = CALL_MOST })
@@ -102,6 +108,7 @@ local function unplace(K, A)
       n = n + 1
     end
   end
+  if n > 0 then remember_from(K, us) end
   return n
 end
 register("unplace", unplace, { before = 0, each = 3, most = CALL_MOST })
@@ -129,3 +136,5 @@ local function end_strays(K)
   return n
 end
 register("end_strays", end_strays, { before = 0, each = 0, most = CALL_MOST, block_keys = true })
+
+end

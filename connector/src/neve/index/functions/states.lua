@@ -3,6 +3,9 @@
 
 local TOMBSTONES_KEPT = 20000 -- a bucket remembers why at most so many blocks went
 
+-- From this time on, µs, `:x` names every block that left both tiers and was not stored again.
+local function remember_from(K, us) redis.call("HSET", K[4], "removals_from_us", us) end
+
 -- Ends the flush of a dirty block: it may be evicted from now on.
 local function mark_clean(K, id, e, us)
   if not has(e, DIRTY) then return end
@@ -104,7 +107,9 @@ local function make_tombstone(K, id, e, reason, us)
   redis.call("ZREM", K[7], id)
   redis.call("ZADD", K[6], us, id)
   if redis.call("ZCARD", K[6]) > TOMBSTONES_KEPT then
-    redis.call("HDEL", K[1], redis.call("ZPOPMIN", K[6])[1])
+    local oldest = redis.call("ZPOPMIN", K[6])
+    redis.call("HDEL", K[1], oldest[1])
+    remember_from(K, oldest[2])
   end
 end
 

@@ -1,0 +1,381 @@
+"""The hooks that LiteLLM's proxy calls, in the order of a request.
+
+| hook | does |
+|---|---|
+| `async_pre_call_hook` | whose request it is |
+| `async_filter_deployments` | names the context, asks Neve, chooses the node |
+| `async_pre_call_deployment_hook` | what only a node with Neve gets: context and salt |
+| `async_post_call_failure_deployment_hook` | a node did not answer; LiteLLM tries another |
+| `async_post_call_response_headers_hook` | `x-neve-…` |
+| `async_logging_hook` | metadata of the spend log, once the answer is whole |
+
+The choice narrows what LiteLLM's own filters (cooldowns, tags, orders, limits) leave, so these
+hold; its `routing_strategy` then picks from that one node. An error in here is logged, and LiteLLM
+goes on as if the plug-in were not there. Only the check that keeps a tenant from another tenant's
+node may refuse a request.
+
+Bodies are held while a request runs. They are never logged.
+"""
+
+import ssl
+import time
+import uuid
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from litellm.integrations.custom_logger import CustomLogger
+
+from neve import log_events
+from neve.gateway import Gateway, Node, Nodes, Route, Store
+from neve.gateway.nodes import IN_FLIGHT_S
+from neve.litellm.deployments import node_of
+from neve.litellm.reports import Report, report_of
+from neve.litellm.settings import Settings, TenantSettings
+
+_GENERATIONS: Final = frozenset(
+    (
+        *("completion", "acompletion", "text_completion", "atext_completion"),
+        *("responses", "aresponses", "anthropic_messages"),
+    )
+)
+_MARK: Final = "neve_request"  # in LiteLLM's metadata of a request: names its `_Asked`
+_MOST_REQUESTS: Final = 10_000
+_Deployment = dict[str, Any]
+
+# True while LiteLLM is asked which deployments its own filters leave.
+_asking: ContextVar[bool] = ContextVar("neve_asking", default=False)
+
+
+@dataclass
+class _Tenant:
+    settings: TenantSettings
+    gateway: Gateway
+    store: Store
+
+
+@dataclass
+class _Asked:
+    """A request. `model`: the group that `route` was made for."""
+
+    id: str
+    tenant: _Tenant
+    headers: Mapping[str, str]
+    body: Mapping[str, Any]
+    salt: str | None
+    begun: float = field(default_factory=time.monotonic)
+    route: Route | None = None
+    model: str | None = None
+    is_ended: bool = False
+    is_answered: bool = False
+
+
+class NevePlugin(CustomLogger):  # type: ignore[misc]  # litellm is untyped here
+    """One for a process of the proxy; belongs to its event loop."""
+
+    def __init__(self, settings: Settings) -> None:
+        super().__init__()
+        self._settings = settings
+        self._nodes = Nodes()
+        self._tenants: dict[str, _Tenant] = {}
+        self._tls: ssl.SSLContext | None = None
+        self._requests: OrderedDict[str, _Asked] = OrderedDict()
+        self._said: set[str] = set()
+
+    async def async_pre_call_hook(
+        self, user_api_key_dict: Any, cache: Any, data: dict[str, Any], call_type: str
+    ) -> None:
+        try:
+            metadata = _metadata_of(data)
+            metadata.pop(_MARK, None)  # nobody else's
+            if call_type not in _GENERATIONS:
+                return
+            team, key = user_api_key_dict.team_id, user_api_key_dict.token
+            settings = self._settings.tenant_of(team=team, key=key)
+            if settings is None:
+                return
+            asked = _Asked(
+                uuid.uuid4().hex,
+                self._tenant(settings),
+                _headers_of(data),
+                data,
+                settings.salt_of(team=team, key=key, given=data.get("cache_salt")),
+            )
+            metadata[_MARK] = asked.id
+            self._remember(asked)
+            await asked.tenant.store.facts()
+        except Exception:
+            self._broken("pre_call")
+
+    async def async_filter_deployments(
+        self,
+        model: str,
+        healthy_deployments: list[_Deployment],
+        messages: Any,
+        request_kwargs: dict[str, Any] | None = None,
+        parent_otel_span: Any = None,
+    ) -> list[_Deployment]:
+        kwargs = request_kwargs or {}
+        asked = self._asked(kwargs)
+        if _asking.get() or asked is None or not isinstance(healthy_deployments, list):
+            return healthy_deployments
+        # Not inside `try`: a tenant must not reach another tenant's node, whatever fails below.
+        own = {
+            id(each): node
+            for each in healthy_deployments
+            if (node := self._node_of(each, asked.tenant)) is not None
+        }
+        allowed = [each for each in healthy_deployments if id(each) in own]
+        try:
+            return await self._narrowed(model, allowed, messages, kwargs, asked)
+        except Exception:
+            self._broken("filter")
+            return allowed
+
+    async def _narrowed(
+        self,
+        model: str,
+        allowed: list[_Deployment],
+        messages: Any,
+        kwargs: dict[str, Any],
+        asked: _Asked,
+    ) -> list[_Deployment]:
+        nodes = [self._node_of(each, asked.tenant) for each in allowed]
+        if not any(node is not None and node.space is not None for node in nodes):
+            return allowed
+        left = allowed
+        if self._settings.routes and len(allowed) > 1:
+            left = list(await _left_by_litellm(model, kwargs, messages)) or allowed
+        by_name = {node.name: node for each in left if (node := self._node_of(each, asked.tenant))}
+        if not by_name:
+            return allowed
+        gateway = asked.tenant.gateway
+        if asked.route is not None and asked.model == model:
+            asked.route = gateway.reroute(asked.route, list(by_name.values()))
+        else:
+            asked.route = await gateway.route(
+                asked.headers,
+                {**asked.body, "model": model, "cache_salt": asked.salt},
+                list(by_name.values()),
+                request_id=asked.id,
+                needs_found=False,
+            )
+            asked.model = model
+        if not self._settings.routes:
+            return allowed
+        is_mixed = any(node.space is None for node in by_name.values())
+        if is_mixed and asked.route.reason != "holder":
+            return allowed  # others than Neve's nodes: LiteLLM's own strategy knows their weights
+        chosen = asked.route.node.name
+        ids = {_id_of(e) for e in left if _name_of(self._node_of(e, asked.tenant)) == chosen}
+        return [each for each in allowed if _id_of(each) in ids] or allowed
+
+    async def async_pre_call_deployment_hook(
+        self, kwargs: dict[str, Any], call_type: Any
+    ) -> dict[str, Any] | None:
+        try:
+            asked = self._asked(kwargs)
+            if asked is None or asked.route is None:
+                return None
+            node = self._node_of(
+                {"litellm_params": kwargs, "model_info": kwargs.get("model_info")}, asked.tenant
+            )
+            if node is None:
+                return None
+            asked.route = asked.tenant.gateway.move(asked.route, node)
+            if node.space is None:
+                return None
+            params = asked.route.engine_params(kwargs)
+            salt = {} if asked.salt is None else {"cache_salt": asked.salt}
+            return {**kwargs, **salt, "kv_transfer_params": params}
+        except Exception:
+            self._broken("deployment")
+            return None
+
+    async def async_post_call_failure_deployment_hook(
+        self,
+        request_data: Mapping[str, Any],
+        exception: Exception,
+        call_type: Any,
+        fallback_depth: int | None = None,
+    ) -> None:
+        try:
+            asked = self._asked(request_data)
+            if asked is not None and asked.route is not None:
+                status = getattr(exception, "status_code", None)
+                failed = isinstance(status, int) and status >= 500
+                asked.tenant.gateway.end(asked.route, failed=failed)
+        except Exception:
+            self._broken("failure")
+
+    async def async_post_call_failure_hook(
+        self,
+        request_data: dict[str, Any],
+        original_exception: Exception,
+        user_api_key_dict: Any,
+        traceback_str: str | None = None,
+    ) -> None:
+        asked = self._asked(request_data)
+        if asked is not None:
+            self._nodes.end(asked.id)
+            self._ended(asked)
+
+    async def async_post_call_response_headers_hook(
+        self,
+        data: dict[str, Any],
+        user_api_key_dict: Any,
+        response: Any,
+        request_headers: dict[str, str] | None = None,
+        litellm_call_info: dict[str, Any] | None = None,
+    ) -> dict[str, str] | None:
+        try:
+            asked = self._asked(data)
+            if asked is None:
+                return None
+            report = self._report(asked, response)
+            asked.is_answered = True
+            self._forget_if_done(asked)
+            return None if report is None else report.headers()
+        except Exception:
+            self._broken("headers")
+            return None
+
+    async def async_logging_hook(
+        self, kwargs: dict[str, Any], result: Any, call_type: str
+    ) -> tuple[dict[str, Any], Any]:
+        try:
+            params = kwargs.get("litellm_params") or {}
+            asked = self._asked(params)
+            if asked is not None:
+                report = self._report(asked, result, is_cached=bool(kwargs.get("cache_hit")))
+                if report is not None:
+                    asked.tenant.gateway.end(report.route)
+                    _tell_spend_log(kwargs, params, report.metadata())
+                self._ended(asked)
+        except Exception:
+            self._broken("logging")
+        return kwargs, result
+
+    def _report(self, asked: _Asked, response: Any, *, is_cached: bool = False) -> Report | None:
+        """None: the request went to no node with Neve, or LiteLLM's own cache answered."""
+        hidden = getattr(response, "_hidden_params", None)
+        is_cached = is_cached or (isinstance(hidden, Mapping) and bool(hidden.get("cache_hit")))
+        route = asked.route
+        if route is None or route.node.space is None or is_cached:
+            return None
+        gpus = asked.tenant.store.gpus_of(route.node.space)
+        return report_of(asked.tenant.gateway, route, response, gpus)
+
+    def _tenant(self, settings: TenantSettings) -> _Tenant:
+        tenant = self._tenants.get(settings.name)
+        if tenant is None:
+            if self._tls is None:
+                self._tls = ssl.create_default_context()
+            store = Store(
+                self._settings.endpoint,
+                settings.api_key,
+                deadline_s=self._settings.lookup_deadline_s,
+                verify=self._tls,
+            )
+            gateway = Gateway(
+                store,
+                nodes=self._nodes,
+                margin=self._settings.margin,
+                piece_bytes=self._settings.piece_bytes,
+            )
+            tenant = self._tenants[settings.name] = _Tenant(settings, gateway, store)
+        return tenant
+
+    def _node_of(self, deployment: Mapping[str, Any], tenant: _Tenant) -> Node | None:
+        return node_of(deployment, tenant=tenant.settings.name, engines=tenant.store.engines)
+
+    def _asked(self, kwargs: Mapping[str, Any]) -> _Asked | None:
+        mark = _metadata_of(kwargs).get(_MARK)
+        return self._requests.get(mark) if isinstance(mark, str) else None
+
+    def _remember(self, asked: _Asked) -> None:
+        """Forgets requests of which nobody told the end."""
+        self._requests[asked.id] = asked
+        oldest = next(iter(self._requests.values()))
+        while len(self._requests) > _MOST_REQUESTS or asked.begun - oldest.begun > IN_FLIGHT_S:
+            self._nodes.end(oldest.id)
+            del self._requests[oldest.id]
+            oldest = next(iter(self._requests.values()))
+
+    def _ended(self, asked: _Asked) -> None:
+        asked.is_ended = True
+        asked.headers = asked.body = {}
+        self._forget_if_done(asked)
+
+    def _forget_if_done(self, asked: _Asked) -> None:
+        if asked.is_ended and asked.is_answered:
+            self._requests.pop(asked.id, None)
+
+    def _broken(self, step: str) -> None:
+        """Said once for each step."""
+        if step not in self._said:
+            self._said.add(step)
+            log_events.GATEWAY_BROKEN.log(step=f"litellm.{step}", exc_info=True)
+
+
+async def _left_by_litellm(
+    model: str, kwargs: Mapping[str, Any], messages: Any
+) -> Sequence[_Deployment]:
+    """Deployments that all of LiteLLM's filters leave. Empty: none, or it cannot be said."""
+    from litellm.proxy.proxy_server import llm_router
+
+    if llm_router is None:
+        return []
+    token = _asking.set(True)
+    try:
+        left = await llm_router.async_get_healthy_deployments(
+            model=model,
+            request_kwargs=dict(kwargs),  # it takes members out
+            messages=messages,
+            input=kwargs.get("input"),
+        )
+    except Exception:  # LiteLLM will say so itself
+        return []
+    finally:
+        _asking.reset(token)
+    return left if isinstance(left, list) else [left]
+
+
+def _tell_spend_log(
+    kwargs: Mapping[str, Any], params: Mapping[str, Any], told: Mapping[str, Any]
+) -> None:
+    """Adds to `spend_logs_metadata`, of the row of the database and of other loggers."""
+    logged = kwargs.get("standard_logging_object")
+    containers = [_metadata_of(params)]
+    if isinstance(logged, Mapping) and isinstance(logged.get("metadata"), dict):
+        containers.append(logged["metadata"])
+    for each in containers:
+        before = each.get("spend_logs_metadata")
+        each["spend_logs_metadata"] = {**(before if isinstance(before, dict) else {}), **told}
+
+
+def _metadata_of(kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    """LiteLLM's own metadata of a request, which is no member of the client's body."""
+    for name in ("litellm_metadata", "metadata"):
+        found = kwargs.get(name)
+        if isinstance(found, dict):
+            return found
+    return {}
+
+
+def _headers_of(data: Mapping[str, Any]) -> dict[str, str]:
+    request = data.get("proxy_server_request")
+    headers = request.get("headers") if isinstance(request, Mapping) else None
+    if not isinstance(headers, Mapping):
+        return {}
+    return {name: value for name, value in headers.items() if isinstance(value, str)}
+
+
+def _id_of(deployment: Mapping[str, Any]) -> str:
+    return str((deployment.get("model_info") or {}).get("id", ""))
+
+
+def _name_of(node: Node | None) -> str | None:
+    return None if node is None else node.name

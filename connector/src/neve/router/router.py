@@ -1,0 +1,256 @@
+"""One request's way: its tokens, what of them is stored, a prefill pool or none, a decode node.
+
+Whatever goes wrong before the decode node, the decode node gets the request all the same. Prompts
+are in no log.
+"""
+
+import json
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from hashlib import sha256
+from typing import Any, Final
+
+import httpx
+
+from neve.gateway import Gateway, Node, Route, read_prompt
+from neve.gateway.prefill import Handed, Prefills
+from neve.gateway.store import Found
+from neve.router.metrics import Metrics
+from neve.router.upstream import (
+    Asked,
+    EngineAway,
+    Malformed,
+    answered,
+    passed_headers,
+    problem,
+    served_models,
+    tokenize,
+)
+
+PROMPTED: Final = ("/v1/completions", "/v1/chat/completions")
+_TRIES: Final = 2  # of decode nodes, as long as not a byte of an answer came
+_MOST_KEYS: Final = 4096  # of clients, known to be good
+# With these the engine computes the whole prompt in any case, or another one.
+_NEVER: Final = ("prompt_logprobs", "prompt_embeds", "truncate_prompt_tokens", "chat_template")
+_OWN_HEADER: Final = b"x-neve-prefill"
+
+Send = Callable[[Any], Awaitable[None]]
+
+
+@dataclass
+class Served:
+    """What is known of model and space. `space`: None until Neve named it. `needs_key`: whether
+    decode nodes want a client's key; as long as none said so, they may."""
+
+    model: str = ""
+    space: int | None = None
+    needs_key: bool = True
+
+
+class Router:
+    """One event loop. `served` may change while it runs."""
+
+    def __init__(
+        self,
+        nodes: Sequence[Node],
+        *,
+        gateway: Gateway,
+        prefills: Prefills,
+        http: httpx.AsyncClient,
+        served: Served,
+        metrics: Metrics,
+        engine_key: str = "",
+    ) -> None:
+        self.served, self.gateway, self.prefills, self.metrics = served, gateway, prefills, metrics
+        self._nodes, self._http = tuple(nodes), http
+        self._engine_key = engine_key
+        self._good_keys: dict[bytes, None] = {}
+
+    @property
+    def nodes(self) -> tuple[Node, ...]:
+        """Decode nodes, with their space once it is known."""
+        return tuple(replace(node, space=self.served.space) for node in self._nodes)
+
+    async def serve(self, asked: Asked, send: Send) -> None:
+        """Answers the request. Being cancelled ends it in pool and node."""
+        body = _prompted(asked)
+        # Strangers ask Neve for nothing, and leave no trace among the prefixes.
+        is_known = body is not None and await self._is_good(asked)
+        tokens = await self._tokens(asked, body) if body is not None and is_known else None
+        about = dict(body or {}) if is_known else {}
+        if tokens is not None:
+            about.pop("messages", None)
+            about["prompt"] = tokens
+        headers = {key.decode("latin-1"): value.decode("latin-1") for key, value in asked.headers}
+        route = await self.gateway.route(headers, about, self.nodes)
+        try:
+            if tokens is None or body is None:
+                raw = asked.body if body is None else _with_params(asked.body, body, route, None)
+                await self._ask(asked, raw, route, None, send)
+                return
+            found = _with_held(route.found, len(tokens), route.held_share)
+            salt = body.get("cache_salt")
+            async with self.prefills.prepared(
+                tokens, found, salt=salt if isinstance(salt, str) else "", node=route.node.name
+            ) as handed:
+                self.metrics.handed(handed)
+                raw = _with_params(asked.body, body, route, handed)
+                await self._ask(asked, raw, route, handed, send)
+        finally:
+            self.gateway.nodes.end(route.id)
+
+    async def _ask(
+        self, asked: Asked, raw: bytes, route: Route, handed: Handed | None, send: Send
+    ) -> None:
+        """Sends the node's answer; another node's if the first one gives none."""
+        node, tried = route.node, list[str]()
+        while True:
+            tried.append(node.name)
+            try:
+                async with answered(self._http, node.url, asked, raw) as response:
+                    if response.status_code < 500:
+                        self.gateway.nodes.succeed(node.name)
+                    await self._stream(response, handed, send)
+                    return
+            except Malformed:
+                await self.refuse(send, 400, "the request's target or a header is malformed")
+                return
+            except EngineAway:
+                self.gateway.nodes.fail(node.name)
+                self.gateway.holders.forget(node.name)
+                others = [each for each in self.nodes if each.name not in tried]
+                healthy = [each for each in others if self.gateway.nodes.is_healthy(each.name)]
+                if len(tried) < _TRIES and others:
+                    node = min(
+                        healthy or others,
+                        key=lambda each: self.gateway.nodes.load(each.name).in_flight,
+                    )
+                    self.gateway.nodes.begin(node.name, route.id)
+                    continue
+                await self.refuse(send, 502, f"{node.name} does not answer")
+                return
+
+    async def _stream(self, response: httpx.Response, handed: Handed | None, send: Send) -> None:
+        """Raises httpx.HTTPError if the answer ends early, as the client's then has to."""
+        headers = passed_headers(response)
+        if handed is not None:
+            headers.append((_OWN_HEADER, _summary(handed).encode()))
+        is_stream = response.headers.get("content-type", "").startswith("text/event-stream")
+        self.metrics.answered(response.status_code)
+        await send(
+            {"type": "http.response.start", "status": response.status_code, "headers": headers}
+        )
+        async for part in response.aiter_raw():
+            if handed is not None and is_stream and response.status_code == 200:
+                handed.first_token()
+            await send({"type": "http.response.body", "body": part, "more_body": True})
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+    async def refuse(self, send: Send, status: int, words: str) -> None:
+        self.metrics.answered(status)
+        status, body = problem(status, words)
+        headers = [
+            (b"content-type", b"application/json"),
+            (b"content-length", str(len(body)).encode()),
+        ]
+        await send({"type": "http.response.start", "status": status, "headers": headers})
+        await send({"type": "http.response.body", "body": body, "more_body": False})
+
+    async def _tokens(self, asked: Asked, body: Mapping[str, Any]) -> Sequence[int] | None:
+        """Of a prompt that a pool may compute; else None."""
+        pools = self.prefills.pools
+        if not pools or self.served.space is None or body.get("model") != self.served.model:
+            return None
+        if any(body.get(name) is not None for name in _NEVER) or body.get("echo"):
+            return None
+        least = min(pool.options.least_tokens for pool in pools)
+        if len(asked.body) <= least:  # a token has a byte at least
+            return None
+        prompt = read_prompt(body)
+        query = None if prompt is None else prompt.query
+        if prompt is None or query is None:
+            return None
+        if prompt.tokens is not None:
+            return prompt.tokens
+        if "text" in query:
+            query["prompt"] = query.pop("text")
+        query.pop("salt", None)
+        if query.get("continue_final_message"):
+            query.setdefault("add_generation_prompt", False)
+        node = self._least_busy()
+        return await tokenize(
+            self._http, node.url, {"model": self.served.model, **query}, self._authorization(asked)
+        )
+
+    async def _is_good(self, asked: Asked) -> bool:
+        """Whether decode nodes take the client's key: a pool must not compute for others."""
+        if not self.served.needs_key:
+            return True
+        given = asked.header(b"authorization")
+        if given is None:
+            return False
+        digest = sha256(given.encode()).digest()
+        if digest in self._good_keys:
+            return True
+        found = await served_models(self._http, self._least_busy().url, given)
+        if not isinstance(found, list):
+            return False
+        if len(self._good_keys) >= _MOST_KEYS:
+            self._good_keys.clear()
+        self._good_keys[digest] = None
+        return True
+
+    def forget_keys(self) -> None:
+        """Keys of clients are checked anew, as they may have been revoked."""
+        self._good_keys.clear()
+
+    def _authorization(self, asked: Asked) -> str | None:
+        own = f"Bearer {self._engine_key}" if self._engine_key else None
+        return asked.header(b"authorization") or own
+
+    def _least_busy(self) -> Node:
+        nodes = self.gateway.nodes
+        healthy = [node for node in self._nodes if nodes.is_healthy(node.name)]
+        return min(healthy or self._nodes, key=lambda node: nodes.load(node.name).in_flight)
+
+
+def _prompted(asked: Asked) -> dict[str, Any] | None:
+    """The body of a request with a prompt; None: pass it on as it is."""
+    if asked.method != "POST" or asked.path not in PROMPTED:
+        return None
+    try:
+        body = json.loads(asked.body)
+    except (ValueError, RecursionError):
+        return None
+    return body if isinstance(body, dict) else None
+
+
+def _with_params(raw: bytes, body: Mapping[str, Any], route: Route, handed: Handed | None) -> bytes:
+    """The body for the decode node; `raw` as it is where the engine is to refuse it anyway."""
+    given = body.get("kv_transfer_params")
+    if route.node.space is None or not (given is None or isinstance(given, Mapping)):
+        return raw
+    params: Any = route.engine_params(body)
+    if handed is not None:
+        params = handed.added_to(params)
+    return json.dumps({**body, "kv_transfer_params": params}).encode()
+
+
+def _with_held(found: Found | None, tokens: int, share: float) -> Found | None:
+    """With what the decode node probably has in its own cache."""
+    if found is None:
+        return None
+    return replace(found, usable=max(found.usable, int(tokens * share)))
+
+
+def _summary(handed: Handed) -> str:
+    """`x-neve-prefill` of the answer: the outcome, then `; name=value` of what is known."""
+    parts = [str(handed.outcome)]
+    if handed.pool:
+        parts.append(f"pool={handed.pool}")
+    parts.append(f"uncached={handed.tokens}")
+    if handed.threshold is not None:
+        parts.append(f"threshold={handed.threshold:.0f}")
+    if handed.took_s:
+        parts.append(f"took={handed.took_s:.3f}")
+    return "; ".join(part for part in parts if part.isascii() and part.isprintable())

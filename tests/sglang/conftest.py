@@ -1,0 +1,45 @@
+"""A tiny model, SGLang's controller and server in processes of their own, a platform for them."""
+
+import os
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from support.servers import ControlPlane, S3Server
+from support.sglang import SCRIPTS, SglangController, sglang_environment
+
+IS_LONG = os.environ.get("NEVE_TEST_LONG") == "1"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skips what takes a server of its own, unless asked for."""
+    skip = pytest.mark.skip(reason="starts servers of its own: run `make test-sglang`")
+    for item in items:
+        if item.get_closest_marker("long") and not IS_LONG:
+            item.add_marker(skip)
+
+
+@pytest.fixture(scope="session")
+def model(sglang_python: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("sglang-model")
+    command = [str(sglang_python), str(SCRIPTS / "make_model.py"), str(folder), "7"]
+    subprocess.run(command, check=True, env=sglang_environment(), capture_output=True)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def platform(s3: S3Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ControlPlane]:
+    """A platform for these tests alone: its hot tier gets stopped, killed and wiped."""
+    with ControlPlane(tmp_path_factory.mktemp("sglang-platform"), s3) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def controller(
+    sglang_python: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[SglangController]:
+    log = tmp_path_factory.mktemp("sglang") / "controller.log"
+    with SglangController(sglang_python, log) as process:
+        yield process
