@@ -10,6 +10,7 @@ from typing import Any
 
 from base.problems import Problem
 from catalog.models import Space
+from neve.formats.space import EXACT
 
 # Both halves of `revision`, as `neve.vllm.identity` writes it.
 WEIGHTS, SETTINGS = "revision.weights", "revision.settings"
@@ -119,6 +120,7 @@ def compared(this: Space, other: Space) -> list[Compared]:
 def _layout(space: Space) -> dict[str, Any]:
     found = {
         "tenant": space.tenant.slug,
+        "codec": EXACT,  # older nodes do not name it
         **space.identity,
         "chunk_tokens": space.chunk_tokens,
         "groups": space.groups,
