@@ -16,11 +16,10 @@ def test_no_port_is_given_twice() -> None:
 
 
 @pytest.mark.integration
-def test_another_process_is_given_none_of_them_and_a_server_still_binds_one(tmp_path: Path) -> None:
-    with ValkeyServer(tmp_path / "first") as server, server.client() as client:
-        assert client.ping()
-    bind = f"import socket; socket.socket().bind(('127.0.0.1', {server.port}))"
+def test_no_other_process_gets_a_held_port_and_a_server_still_does(tmp_path: Path) -> None:
+    port = free_port(hold=True)
+    bind = f"import socket; socket.socket().bind(('127.0.0.1', {port}))"
     other = subprocess.run([sys.executable, "-c", bind], capture_output=True, text=True)
     assert "Address already in use" in other.stderr
-    with server, server.client() as client:
+    with ValkeyServer(tmp_path, port=port) as server, server.client() as client:
         assert client.ping()

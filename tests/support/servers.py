@@ -19,6 +19,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections import deque
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from pathlib import Path
@@ -44,20 +45,21 @@ PYTHON_ENV = {
     "PYTHONUNBUFFERED": "1",
 }
 
-XDIST_WORKERS = 8  # each with its own range of ports; a ninth shares the first's
+XDIST_WORKERS = 4  # each with its own range of ports; a fifth shares the first's
+_given: deque[int] = deque(maxlen=1000)  # ports, which this process gives to nobody else
+_held: list[ExitStack] = []
 
 
-_held: list[ExitStack] = []  # a socket on each port that `free_port` gave
+def free_port(count: int = 1, *, hold: bool = False) -> int:
+    """First of `count` consecutive loopback ports that are free now.
 
+    Servers bind them later, so nothing else may take them meanwhile. They are below the kernel's
+    range for outgoing connections (32768 and up, Source: net.ipv4.ip_local_port_range), each
+    pytest-xdist worker has a range of its own, and of a worker's last thousand none is given again.
 
-def free_port(count: int = 1) -> int:
-    """First of `count` consecutive loopback ports that are free, and that no other call will give.
-
-    Servers bind them seconds or minutes later, so nothing else may take them meanwhile. They are
-    below the kernel's range for outgoing connections (32768 and up, Source:
-    net.ipv4.ip_local_port_range), and each pytest-xdist worker has a range of its own. Until this
-    process ends it holds a socket on each that does not listen: a server that sets SO_REUSEADDR, as
-    all here do, may still bind the port, and `free_port` in this or another process may not.
+    `hold`: for ports that a server binds minutes later. Until this process ends it keeps a socket
+    on each that does not listen: a server that sets SO_REUSEADDR, as all here do, may still bind
+    the port, and `free_port` of another process may not.
     """
     lowest, highest = 15000, 32000
     if worker := os.environ.get("PYTEST_XDIST_WORKER"):  # gw0, gw1, ...
@@ -66,16 +68,17 @@ def free_port(count: int = 1) -> int:
         highest = lowest + size - count
     while True:
         first = random.randint(lowest, highest)
-        with ExitStack() as taken:
-            try:
-                for port in range(first, first + count):
-                    held = taken.enter_context(socket.socket())
-                    held.bind(("127.0.0.1", port))
-                    held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            except OSError:
-                continue
-            _held.append(taken.pop_all())
-            return first
+        ports = range(first, first + count)
+        with ExitStack() as bound, suppress(OSError):
+            for port in ports:
+                taking = bound.enter_context(socket.socket())
+                taking.bind(("127.0.0.1", port))
+                taking.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if not {*_given} & {*ports}:
+                _given.extend(ports)
+                if hold:
+                    _held.append(bound.pop_all())
+                return first
 
 
 def wait_until(

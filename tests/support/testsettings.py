@@ -12,9 +12,9 @@ import tempfile
 from support.servers import free_port
 
 FOLDER = tempfile.mkdtemp(prefix="neve-tests-")
-HOT_PORT = free_port()
-BUS_PORT = free_port()
-S3_PORT = free_port(8)
+HOT_PORT = free_port(hold=True)
+BUS_PORT = free_port(hold=True)
+S3_PORT = free_port(8, hold=True)
 POSTGRES_URL = os.environ.get("NEVE_TEST_DATABASE_URL", "")  # on_postgres.py sets it
 
 for name in [name for name in os.environ if name.startswith("NEVE_") and "TEST" not in name]:
