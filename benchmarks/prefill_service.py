@@ -144,9 +144,10 @@ class Router(Server):
 
     def __init__(self, folder: Path, platform: ControlPlane, config: str) -> None:
         super().__init__(folder)
-        self.port = free_port()
+        self.port, self._metrics_port = free_port(), free_port()
         self.url = f"http://127.0.0.1:{self.port}"
-        self._platform, self._config = platform, config
+        self._platform = platform
+        self._config = f"metrics_port = {self._metrics_port}\ntells_outcome = true\n{config}"
 
     def environment(self) -> dict[str, str]:
         return os.environ | {
@@ -167,7 +168,9 @@ class Router(Server):
 
     def metric(self, name: str) -> float | None:
         """Of the pool; None: not there."""
-        with urllib.request.urlopen(f"{self.url}/metrics", timeout=30) as response:
+        with urllib.request.urlopen(
+            f"http://127.0.0.1:{self._metrics_port}/metrics", timeout=30
+        ) as response:
             for line in response.read().decode().splitlines():
                 if line.startswith(f"neve_router_{name}{{pool="):
                     return float(line.rsplit(" ", 1)[1])

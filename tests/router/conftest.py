@@ -9,20 +9,22 @@ from typing import Any
 import pytest
 import uvicorn
 
-from neve.router.app import RunningRouter, app_of
+from neve.router.app import RunningRouter, run, server_of
 from neve.router.options import parse_options
 from support.light_engines import LightEngine, LightNeve, World
 from support.servers import free_port, wait_until
 
 
 class RouterThread:
-    """`neve router` in this process. `inner`: its state, to look at."""
+    """`neve router` in this process. `inner`: its state; `watching`: its port for operators."""
 
     def __init__(self, neve: LightNeve, config: dict[str, Any], env: dict[str, str]) -> None:
-        self._config = {"space": neve.space, "model": "tiny"} | config
         self._neve, self._env = neve, env
-        self.port = free_port()
+        self.port, metrics_port = free_port(), free_port()
         self.url = f"http://127.0.0.1:{self.port}"
+        self.watching = f"http://127.0.0.1:{metrics_port}"
+        own = {"port": self.port, "metrics_port": metrics_port, "tells_outcome": True}
+        self._config = {"space": neve.space, "model": "tiny"} | own | config
         self._error: BaseException | None = None
         self._server: uvicorn.Server | None = None
 
@@ -43,18 +45,15 @@ class RouterThread:
         return self._error is not None or (self._server is not None and self._server.started)
 
     def _run(self) -> None:
-        async def run() -> None:
+        async def whole() -> None:
             options = parse_options(self._config, self._env)
             self.inner = RunningRouter(options, endpoint=self._neve.url, api_key=self._neve.key)
             await self.inner.open()
-            config = uvicorn.Config(
-                app_of(self.inner), host="127.0.0.1", port=self.port, log_level="critical"
-            )
-            self._server = uvicorn.Server(config)
-            await self._server.serve()
+            self._server = server_of(self.inner)
+            await run(self.inner, self._server)
 
         try:
-            asyncio.run(run())
+            asyncio.run(whole())
         except BaseException as error:
             self._error = error
 

@@ -30,6 +30,12 @@ model = "llama"
 engine_key_env = "ENGINE_KEY"
 lookup_deadline_s = 0.2
 most_body_bytes = 1000000
+most_held_bytes = 2000000
+most_requests = 10
+body_s = 5
+metrics_host = "10.0.0.1"
+metrics_port = 8201
+tells_outcome = true
 
 [[decode]]
 url = "http://gpu-01:8000"
@@ -66,6 +72,10 @@ def test_a_whole_file_is_read(tmp_path):
     assert (found.host, found.port, found.space, found.engine_key) == (
         *("0.0.0.0", 8200, "llama-8b", "sk-1"),
     )
+    assert (found.most_held_bytes, found.most_requests, found.body_s) == (2_000_000, 10, 5)
+    assert (found.metrics_host, found.metrics_port, found.tells_outcome) == (
+        *("10.0.0.1", 8201, True),
+    )
     (section,) = found.pools
     assert not section.is_registered
     pool = section.options("llama", section.urls)
@@ -101,6 +111,9 @@ def test_addresses_lose_their_ends():
         ({"decode": [NODE], "space": ""}, "space: give the number or the name"),
         ({"decode": [NODE], "lookup_deadline_s": 0}, "lookup_deadline_s: must be above 0"),
         ({"decode": [NODE], "most_body_bytes": 0}, "most_body_bytes: must be above 0"),
+        ({"decode": [NODE], "most_requests": 0}, "most_requests: must be above 0"),
+        ({"decode": [NODE], "most_held_bytes": 9}, "must not be below most_body_bytes"),
+        ({"decode": [NODE], "metrics_port": 8100}, "metrics_port: must be another port"),
         ({"decode": [NODE], "engine_key_env": "NOT_SET"}, "variable NOT_SET is not set"),
         ({"decode": [NODE], "pool": [{"urls": ["http://a"]}]}, "pool 1: name: is missing"),
         ({"decode": [NODE], "pool": [{"name": "far"}]}, "pool far: urls: is missing"),
@@ -218,9 +231,10 @@ def test_a_wrong_key_ends_the_start(tmp_path, neve, decode, engine):
 
 
 def test_the_command_serves_until_it_is_ended(tmp_path, neve, decode, engine):
-    path, port = tmp_path / "router.toml", free_port()
+    path, port, watching = tmp_path / "router.toml", free_port(), free_port()
     nodes = [{"url": decode.url, "name": "a"}]
-    path.write_text(toml({"decode": nodes, "pool": [{"name": "far", "urls": [engine.url]}]}))
+    pools = [{"name": "far", "urls": [engine.url]}]
+    path.write_text(toml({"metrics_port": watching, "decode": nodes, "pool": pools}))
     command = [sys.executable, "-m", "neve", "router", "--config", str(path), "--port", str(port)]
     env = os.environ | {"NEVE_ENDPOINT": neve.url, "NEVE_API_KEY": neve.key}
     server = subprocess.Popen(command, env=env, stderr=subprocess.PIPE, text=True)
@@ -230,7 +244,8 @@ def test_the_command_serves_until_it_is_ended(tmp_path, neve, decode, engine):
         assert httpx.get(f"{url}/health").json()["status"] == "ok"
         body = {"model": "tiny", "prompt": "abc", "max_tokens": 2}
         assert httpx.post(f"{url}/v1/completions", json=body).status_code == 200
-        assert "neve_router_answers_total" in httpx.get(f"{url}/metrics").text
+        metrics = httpx.get(f"http://127.0.0.1:{watching}/metrics").text
+        assert "neve_router_answers_total" in metrics
     finally:
         server.terminate()
         _, said = server.communicate(timeout=30)

@@ -281,6 +281,44 @@ async def test_a_link_cut_to_a_tenth_raises_the_threshold(world, clock):
         assert later.sooner < after.sooner
 
 
+@pytest.mark.parametrize("of", ["link", "prefill"])
+async def test_one_sample_out_of_line_closes_a_pool_for_a_minute_at_most(world, clock, of):
+    """A hand-over or prefill that takes 1,000 times as long, as on a machine that pauses."""
+    async with prefills(world, pool("http://127.0.0.1:1"), clock=clock) as found:
+        far = found.pools[0]
+
+        def sample(times: float) -> None:
+            if of == "link":
+                far.link.end(LONG * BYTES_PER_TOKEN, far.link.begin(), 0.5 * times, asking_s=0.01)
+            else:
+                far.prefill.add(0, LONG, 0.5 * times)
+
+        for _ in range(4):
+            sample(1.0)
+        before = found.threshold(far)
+        sample(1000.0)
+        clock.ahead_s += 90
+        after = found.threshold(far)
+        assert before is not None
+        assert after is not None
+        assert before.sooner < LONG
+        assert after.sooner < LONG
+
+
+async def test_the_first_sample_counts_until_there_is_a_second(world, clock):
+    """It opens connections, or compiles."""
+    async with prefills(world, pool("http://127.0.0.1:1"), clock=clock) as found:
+        far = found.pools[0]
+        for took_s in (100.0, 1.0):
+            far.link.end(1e6, far.link.begin(), took_s, asking_s=took_s)
+            far.prefill.add(0, 1000, took_s)
+        speed, curve = far.link.speed(), far.prefill.curve()
+        assert speed is not None
+        assert curve is not None
+        assert (speed.bytes_per_s, speed.round_trip_s) == pytest.approx((1e6, 1.0), rel=1e-3)
+        assert curve.at(1000) == pytest.approx(1.0)
+
+
 async def test_transfers_side_by_side_are_one_link(world, clock):
     async with prefills(world, pool("http://127.0.0.1:1")) as found:
         link = found.pools[0].link

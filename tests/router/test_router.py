@@ -5,6 +5,7 @@ import http.client
 import json
 import re
 import socket
+import threading
 import time
 from typing import Any
 
@@ -12,6 +13,8 @@ import httpx
 import pytest
 from starlette.responses import JSONResponse, Response, StreamingResponse
 
+import neve.router.router as router_module
+from neve.errors import Misuse
 from support.light_engines import CHUNK, LightEngine, answer_of, tokens_of
 from support.servers import free_port, wait_until
 
@@ -39,7 +42,7 @@ def outcome(answer: httpx.Response) -> str:
 
 
 def metric(router: Any, name: str, **labels: str) -> float:
-    for line in httpx.get(f"{router.url}/metrics").text.splitlines():
+    for line in httpx.get(f"{router.watching}/metrics").text.splitlines():
         if line.startswith(f"neve_router_{name}") and all(
             f'{key}="{value}"' in line for key, value in labels.items()
         ):
@@ -115,20 +118,17 @@ def test_a_session_names_the_context(start, pool, decode):
     assert decode.bodies()[0]["kv_transfer_params"]["neve"]["context"] == "session-session-42"
 
 
-@pytest.mark.parametrize(
-    "more",
-    [
+def test_other_prompts_are_the_decode_nodes(start, pool, decode, engine):
+    router = start(pool)
+    decode.fails = lambda path, body: JSONResponse({"choices": [{"text": "as it is"}]})
+    for more in (
         {"model": "other"},
         {"prompt_logprobs": 1},
         {"truncate_prompt_tokens": 100},
         {"prompt": [LONG, LONG]},
         {"echo": True},
-    ],
-)
-def test_other_prompts_are_the_decode_nodes(start, pool, decode, engine, more):
-    router = start(pool)
-    decode.fails = lambda path, body: JSONResponse({"choices": [{"text": "as it is"}]})
-    assert text(post(router, **{"prompt": LONG} | more)) == "as it is"
+    ):
+        assert text(post(router, **{"prompt": LONG} | more)) == "as it is"
     assert not engine.calls
 
 
@@ -167,12 +167,12 @@ def test_statuses_headers_and_errors_are_the_engines_own(start, pool, decode):
     assert metric(router, "answers_total", status="429") == 1
 
 
-@pytest.mark.parametrize("raw", [b"[1", b"7", b"{}", b'{"prompt": {}}', b"\xff"])
-def test_nonsense_is_refused_by_the_engine(start, pool, decode, raw):
+def test_nonsense_is_refused_by_the_engine(start, pool, decode):
     router = start(pool)
     decode.fails = lambda path, body: JSONResponse({"error": "nonsense"}, 400)
-    answer = httpx.post(f"{router.url}/v1/completions", content=raw, timeout=30)
-    assert answer.status_code == 400
+    for raw in (b"[1", b"7", b"{}", b'{"prompt": {}}', b"\xff", b"[" * 100_000):
+        answer = httpx.post(f"{router.url}/v1/completions", content=raw, timeout=30)
+        assert answer.status_code == 400
 
 
 def test_a_wish_that_is_no_object_is_refused_by_the_engine(start, pool, decode):
@@ -199,25 +199,22 @@ def test_what_is_no_prompt_passes(start, pool, decode):
     assert post(router, "/tokenize", prompt="ab").json()["tokens"] == [97, 98]
 
 
-@pytest.mark.parametrize(
-    "path",
-    ["/reset_prefix_cache", "/sleep", "/", "/v2/x", "/v1/%2e%2e/sleep", "/v1/..%2Fsleep", "/pings"],
-)
-def test_paths_that_change_engines_do_not(start, pool, decode, path):
-    assert post(start(pool), path).status_code == 404
+def test_paths_that_change_engines_do_not(start, pool, decode):
+    router = start(pool)
+    for path in ("/reset_prefix_cache", "/sleep", "/", "/v2/x", "/pings", "/v1/%2e%2e/sleep",
+                 "/v1/..%2Fsleep"):  # fmt: skip
+        assert post(router, path).status_code == 404
     assert not decode.calls
 
 
-@pytest.mark.parametrize(
-    "line", ["X-A: foo ", "X-A:\tfoo\t", "X-A: f\x0bo"], ids=["blank", "tab", "control"]
-)
-def test_what_a_client_sends_wrong_is_no_fault_of_a_node(start, pool, decode, line):
+def test_what_a_client_sends_wrong_is_no_fault_of_a_node(start, pool, decode):
     router = start(pool)
-    with socket.create_connection(("127.0.0.1", router.port), timeout=30) as sock:
-        sock.sendall(f"GET /v1/models HTTP/1.1\r\nHost: x\r\n{line}\r\n\r\n".encode())
-        status = int(sock.recv(4096).split()[1])
-    assert status in (200, 400)
-    assert httpx.get(f"{router.url}/health").json()["decode"] == {"a": True}
+    for line in ("X-A: foo ", "X-A:\tfoo\t", "X-A: f\x0bo"):
+        with socket.create_connection(("127.0.0.1", router.port), timeout=30) as sock:
+            sock.sendall(f"GET /v1/models HTTP/1.1\r\nHost: x\r\n{line}\r\n\r\n".encode())
+            status = int(sock.recv(4096).split()[1])
+        assert status in (200, 400)
+    assert httpx.get(f"{router.watching}/health").json()["decode"] == {"a": True}
 
 
 def test_no_pool_computes_while_nobody_knows_whether_a_key_is_wanted(start, pool, engine):
@@ -226,12 +223,116 @@ def test_no_pool_computes_while_nobody_knows_whether_a_key_is_wanted(start, pool
     assert "/v1/completions" not in [path for path, *_ in engine.calls]
 
 
+# ---- bounds
+
+
 def test_a_body_beyond_the_bound_is_refused(start, pool, decode):
     router = start(pool, most_body_bytes=1000)
     answer = post(router, prompt=LONG)
     assert answer.status_code == 413
-    assert "1000 bytes" in answer.json()["error"]["message"]
+    assert "1000 bytes (most_body_bytes)" in answer.json()["error"]["message"]
     assert not decode.calls
+
+
+def begin_body(router: Any, size: int, sent: bytes) -> socket.socket:
+    """A request of which the rest of the body does not come."""
+    sock = socket.create_connection(("127.0.0.1", router.port), timeout=30)
+    head = f"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Length: {size}\r\n\r\n"
+    sock.sendall(head.encode() + sent)
+    return sock
+
+
+def refusal(answer: httpx.Response) -> tuple[int, str]:
+    return answer.status_code, answer.json()["error"]["message"].rpartition(" ")[2]
+
+
+def test_a_body_that_does_not_come_is_given_up(start, decode):
+    router = start(body_s=0.3)
+    with begin_body(router, 1000, b"{") as sock:
+        said = b""
+        while b"0.3 s (body_s)" not in said and (part := sock.recv(4096)):
+            said += part
+    assert said.startswith(b"HTTP/1.1 408")
+    assert b"0.3 s (body_s)" in said
+    assert text(post(router, prompt="x")) == expected("x")
+
+
+def test_requests_and_bodies_at_a_time_have_bounds(start, decode):
+    router = start(most_requests=2, most_body_bytes=4000, most_held_bytes=5000)
+    with begin_body(router, 4000, b" " * 3990):
+        wait_until(
+            lambda: refusal_of(router, prompt="x" * 2000) == (503, "(most_held_bytes)"),
+            what="a refusal for the other body's sake",
+        )
+        assert text(post(router, prompt="x")) == expected("x")
+        with begin_body(router, 100, b"{"):
+            wait_until(
+                lambda: refusal_of(router, prompt="x") == (503, "(most_requests)"),
+                what="a refusal for the other requests' sake",
+            )
+    wait_until(lambda: post(router, prompt="x" * 2000).status_code == 200, what="room again")
+
+
+def refusal_of(router: Any, **body: Any) -> tuple[int, str] | None:
+    answer = post(router, **body)
+    return None if answer.status_code == 200 else refusal(answer)
+
+
+def test_others_are_answered_while_a_large_body_is_read(start, pool, decode, monkeypatch):
+    is_read, goes_on = threading.Event(), threading.Event()
+    read = router_module._prompted
+
+    def slow(asked: Any) -> Any:
+        if len(asked.body) > 4096:
+            is_read.set()
+            assert goes_on.wait(60)
+        return read(asked)
+
+    monkeypatch.setattr(router_module, "_prompted", slow)
+    monkeypatch.setattr(router_module, "_SMALL_BYTES", 4096)
+    router = start(pool)
+    large = LONG * 2
+    with concurrent.futures.ThreadPoolExecutor(1) as thread:
+        asked = thread.submit(post, router, prompt=large)
+        assert is_read.wait(60)
+        assert text(post(router, prompt=LONG)) == expected()
+        assert not asked.done()
+        goes_on.set()
+        assert text(asked.result()) == expected(large)
+    assert outcome(asked.result()) == "handed_over"
+
+
+def test_no_prompt_beyond_the_model_is_looked_up(start, pool, decode, engine, neve):
+    router = start(pool)
+    router.inner.router.prefills.most_tokens = 2000
+    decode.fails = lambda path, body: (
+        JSONResponse({"choices": [{"text": "refused"}]}) if path != "/tokenize" else None
+    )
+    for prompt in (LONG, list(range(2001)), "x" * 400_000):  # the last one is not even read
+        assert text(post(router, prompt=prompt)) == "refused"
+    assert not engine.calls
+    assert not neve.lookups
+    assert "kv_transfer_params" not in decode.bodies()[-1]
+
+
+# ---- what clients may know
+
+
+def test_clients_learn_nothing_of_others(start, pool, decode, engine):
+    router = start(pool, tells_outcome=False)
+    answers = [post(router, prompt=LONG) for _ in range(2)]
+    assert len(engine.bodies()) == 1  # the second one was stored
+    assert not [name for each in answers for name in each.headers if name.startswith("x-neve")]
+    health = httpx.get(f"{router.url}/health")
+    assert (health.status_code, health.json()) == (200, {"status": "ok"})
+    assert httpx.get(f"{router.url}/metrics").status_code == 404
+    assert httpx.get(f"{router.watching}/health").json()["pools"] == {"far": "free"}
+    assert httpx.get(f"{router.watching}/v1/models").status_code == 404
+
+
+def test_a_port_for_operators_that_is_taken_ends_the_start(start, pool, decode):
+    with pytest.raises(Misuse, match="metrics_port: cannot listen at 127"):
+        start(pool, metrics_port=decode.port)
 
 
 # ---- clients that go away
@@ -273,7 +374,7 @@ def test_a_lost_pool_means_local_prefill(start, pool, decode):
     assert [text(each) for each in answers] == [expected()] * 2
     assert [outcome(each) for each in answers] == ["failed", "short"]
     assert metric(router, "pool_lost_engines", pool="far") == 1
-    assert httpx.get(f"{router.url}/health").json()["pools"] == {"far": "lost"}
+    assert httpx.get(f"{router.watching}/health").json()["pools"] == {"far": "lost"}
 
 
 def test_a_pool_that_dies_during_the_prefill_means_local_prefill(start, pool, decode, world):
@@ -346,10 +447,12 @@ def test_neve_that_goes_away_during_the_prefill_does_no_harm(start, pool, decode
 def test_a_router_without_neve_starts_and_learns_later(start, pool, decode, engine, neve):
     neve.is_away = True
     router = start(pool)
-    assert httpx.get(f"{router.url}/health").json()["space"] is None
+    assert httpx.get(f"{router.watching}/health").json()["space"] is None
     assert text(post(router, prompt=LONG)) == expected()
     neve.is_away = False
-    wait_until(lambda: httpx.get(f"{router.url}/health").json()["space"] == 3, what="the space")
+    wait_until(
+        lambda: httpx.get(f"{router.watching}/health").json()["space"] == 3, what="the space"
+    )
     wait_until(lambda: outcome(post(router, prompt=f"{time.time()}{LONG}")) == "handed_over",
                what="a hand-over")  # fmt: skip
 
@@ -361,7 +464,7 @@ def test_another_decode_node_answers_for_one_that_does_not(start, pool, decode, 
         router = start(pool, decode=nodes)
         for n in range(3):
             assert text(post(router, prompt=f"{n}")) == expected(f"{n}")
-        health = httpx.get(f"{router.url}/health")
+        health = httpx.get(f"{router.watching}/health")
         assert (health.status_code, health.json()["decode"]) == (200, {"a": False, "b": True})
         assert metric(router, "node_healthy", node="a") == 0
 
@@ -371,7 +474,7 @@ def test_without_decode_nodes_the_client_is_told(start, pool):
     answer = post(router, prompt="x")
     assert answer.status_code == 502
     assert answer.json()["error"]["message"].startswith("a does not answer")
-    health = httpx.get(f"{router.url}/health")
+    health = httpx.get(f"{router.watching}/health")
     assert (health.status_code, health.json()["status"]) == (503, "no decode node answers")
 
 
@@ -400,19 +503,24 @@ def test_a_pool_computes_only_for_clients_whose_key_the_decode_nodes_take(
 
 def test_the_threshold_follows_the_link(start, pool, engine, decode):
     router = start(pool | {"link_mbit": 400, "least_tokens": 1})
-    found = []
-    for rate in (50e6, 2e6):
-        engine.link = rate
-        for n in range(2):
-            post(router, prompt=f"{rate}{n}{LONG}")
-        found.append(
-            [
-                metric(router, f"{name}{{", pool="far")
-                for name in ("link_bytes_per_second", "threshold_tokens")
-            ]
+
+    def state() -> tuple[float, float]:
+        post(router, prompt=f"{time.time()}{LONG}")
+        speed, threshold = (
+            metric(router, f"{name}{{", pool="far")
+            for name in ("link_bytes_per_second", "threshold_tokens")
         )
-    assert found[1][0] < found[0][0]
-    assert found[1][1] > found[0][1]
+        return speed, threshold
+
+    engine.link = 50e6
+    before = [state() for _ in range(2)][-1]
+    engine.link = 2e6
+
+    def has_moved() -> bool:
+        speed, threshold = state()
+        return speed < before[0] / 4 and threshold > before[1]
+
+    wait_until(has_moved, what="a higher threshold")
 
 
 def test_chunks_of_the_last_piece_are_the_decode_nodes(start, pool, decode, engine):

@@ -147,7 +147,7 @@ class LightEngine(_LightServer):
     async def _body(self, request: Request) -> dict[str, Any] | Response:
         try:
             body = json.loads(await request.body())
-        except ValueError:
+        except (ValueError, RecursionError):
             return JSONResponse({"error": {"message": "no JSON", "code": 400}}, 400)
         self.calls.append((request.url.path, body, dict(request.headers)))
         if self.fails is not None and (answer := self.fails(request.url.path, body)) is not None:

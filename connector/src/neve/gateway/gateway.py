@@ -4,6 +4,7 @@ Nothing here fails or delays a request beyond the look-up's deadline: what goes 
 the least loaded node is chosen.
 """
 
+import asyncio
 import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -99,6 +100,7 @@ class Gateway:
         *,
         request_id: str | None = None,
         needs_found: bool = True,
+        reads_aside: bool = False,
     ) -> Route:
         """Chooses one of `nodes`, at least one; unhealthy ones only if all are.
 
@@ -107,6 +109,7 @@ class Gateway:
 
         `needs_found`: wait for Neve's answer, up to its deadline, to know `Route.found`. False:
         only where the answer could change the choice; `found` is there once it comes.
+        `reads_aside`: a long prompt, read and hashed in a thread.
         """
         if not nodes:
             raise Misuse("no node to choose from", field="nodes")
@@ -119,9 +122,9 @@ class Gateway:
         lookup: Lookup | None = None
         try:
             context = name_in(headers, body, self._key)
-            prompt = read_prompt(body)
+            read = asyncio.to_thread(self._read, body) if reads_aside else None
+            prompt, prefixes = self._read(body) if read is None else await read
             if prompt is not None:
-                prefixes = self.prefixes_of(prompt, str(body.get("model", "")))
                 shared = self.holders.name_of(prefixes)
                 if context is None and shared is not None:
                     context = ContextName(shared, "prefix")
@@ -170,6 +173,12 @@ class Gateway:
             self.holders.forget(route.node.name)
         else:
             self.nodes.succeed(route.node.name)
+
+    def _read(self, body: Mapping[str, Any]) -> tuple[Prompt | None, Sequence[bytes]]:
+        prompt = read_prompt(body)
+        if prompt is None:
+            return None, ()
+        return prompt, self.prefixes_of(prompt, str(body.get("model", "")))
 
     def prefixes_of(self, prompt: Prompt, model: str) -> list[bytes]:
         """Hashes of this tenant and model: others' cannot be compared."""

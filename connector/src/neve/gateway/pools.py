@@ -13,14 +13,15 @@ from typing import Final
 from neve.errors import Misuse
 from neve.gateway.nodes import Nodes
 from neve.planner.breakeven import Store
+from neve.planner.measured import MOST_SURPRISE
 from neve.planner.prfaas import Curve
 from neve.planner.threshold import Site, behind, measured_curve
 
 Clock = Callable[[], float]
 _SAMPLES: Final = 64  # of a site's prefill times
 # Without new samples a pool or link counts as twice as fast after so long, so that it is tried
-# again: the last samples may be those of a bad hour.
-_FORGIVING_S: Final = 300.0
+# again: the last samples may be those of a bad minute.
+_FORGIVING_S: Final = 60.0
 _FADE: Final = 0.5  # of earlier hand-overs' weight in a link's speed, with each new one
 
 
@@ -82,21 +83,33 @@ class PoolOptions:
 
 
 class SpeedMeter:
-    """Seconds of prefills at one site, by their lengths."""
+    """Seconds of prefills at one site, by their lengths.
+
+    A sample counts for at most `MOST_SURPRISE` times what was expected, so one pause does not close
+    a pool. The first one compiles and allocates: it counts until there is a second.
+    """
 
     def __init__(self, clock: Clock, *, tokens_per_s: float | None = None) -> None:
         self._clock = clock
         self._samples: deque[tuple[float, float, float]] = deque(maxlen=_SAMPLES)
         self._assumed = None if tokens_per_s is None else Curve(0.0, 1 / tokens_per_s)
         self._measured: Curve | None = None
+        self._is_first = True
         self._sampled_at = 0.0
 
     def add(self, cached_tokens: int, tokens: int, took_s: float) -> None:
         """A prefill of `tokens` behind `cached_tokens`, with nothing before it in the engine."""
-        if tokens > 0 and took_s > 0:
-            self._samples.append((cached_tokens, tokens, took_s))
-            self._measured = measured_curve(self._samples)
-            self._sampled_at = self._clock()
+        if tokens <= 0 or took_s <= 0:
+            return
+        if self._measured is not None:
+            expected_s = behind(self._measured, cached_tokens).at(tokens)
+            took_s = min(took_s, MOST_SURPRISE * expected_s)
+            if self._is_first:
+                self._samples.clear()
+                self._is_first = False
+        self._samples.append((cached_tokens, tokens, took_s))
+        self._measured = measured_curve(self._samples)
+        self._sampled_at = self._clock()
 
     def assume(self, tokens_per_s: float) -> None:
         """What others measured; counts until there is a sample."""
@@ -121,6 +134,9 @@ class SpeedMeter:
 class LinkMeter:
     """Bandwidth of a link by the last hand-overs over it: those before count half as much each.
 
+    As with a `SpeedMeter`, one sample counts for at most `MOST_SURPRISE` times what was expected,
+    and the first one, which opens connections, only until there is a second.
+
     `queue_bytes`: of all hand-overs under way, also of those that are still computed.
     """
 
@@ -128,6 +144,7 @@ class LinkMeter:
         self._clock, self._assumed = clock, bytes_per_s
         self.queue_bytes = 0
         self._arrived = 0.0  # bytes so far
+        self._samples = 0
         self._bytes = self._seconds = self._asking_s = self._sampled_at = 0.0
 
     def begin(self) -> float:
@@ -138,15 +155,20 @@ class LinkMeter:
         """`size_bytes` arrived in `took_s`, and what other transfers brought since `begun`.
         `asking_s`: until that was known."""
         self._arrived += size_bytes
-        first = not self._seconds
-        self._bytes = _FADE * self._bytes + self._arrived - begun
-        self._seconds = _FADE * self._seconds + max(1e-6, took_s)
-        self._asking_s = asking_s if first else _FADE * self._asking_s + (1 - _FADE) * asking_s
+        moved, took_s = self._arrived - begun, max(1e-6, took_s)
+        if self._samples:
+            took_s = min(took_s, MOST_SURPRISE * moved * self._seconds / max(1.0, self._bytes))
+            asking_s = min(asking_s, MOST_SURPRISE * self._asking_s or asking_s)
+        fade = _FADE if self._samples > 1 else 0.0
+        self._samples += 1
+        self._bytes = fade * self._bytes + moved
+        self._seconds = fade * self._seconds + took_s
+        self._asking_s = fade * self._asking_s + (1 - fade) * asking_s
         self._sampled_at = self._clock()
 
     def speed(self) -> Store | None:
         """None: nothing is known. The older the last sample, the faster."""
-        if self._seconds:
+        if self._samples:
             hope = 2.0 ** min(60.0, (self._clock() - self._sampled_at) / _FORGIVING_S)
             rate = max(1.0, self._bytes / self._seconds * hope)
         elif self._assumed is not None:

@@ -18,7 +18,7 @@ _WARM_UP_LOADS: Final = 1
 _FIXED_SHARE: Final = 0.5
 # A sample counts at most this many times the prediction, so that one pause of the engine or one
 # burst of other loads does not dominate the fit.
-_MOST_SURPRISE: Final = 4.0
+MOST_SURPRISE: Final = 4.0
 # A slow tier may have recovered: without new samples, its assumed speed doubles in this time, so
 # that it is tried again.
 DOUBLING_S: Final = 30.0
@@ -63,11 +63,11 @@ class PrefillMeter:
             return False
         if tokens < LEAST_PREFILL_TOKENS:
             before_s = self.step_s
-            self._short.add(1.0, 0.0, min(took_s, _MOST_SURPRISE * before_s or took_s))
+            self._short.add(1.0, 0.0, min(took_s, MOST_SURPRISE * before_s or took_s))
             return False
         if self._fit.samples:
             a, b = self._fit.solve() or (took_s, 0.0)
-            took_s = min(took_s, _MOST_SURPRISE * (a * tokens + b * looked_at) or took_s)
+            took_s = min(took_s, MOST_SURPRISE * (a * tokens + b * looked_at) or took_s)
         self._fit.add(tokens, looked_at, took_s)
         self.most_tokens = max(self.most_tokens, int(tokens))
         return True
@@ -115,7 +115,7 @@ class StoreMeter:
             return
         moved = ahead_bytes + came * size_bytes
         if terms := self._fit.solve():
-            took_s = min(took_s, _MOST_SURPRISE * (terms[0] * moved + terms[1]))
+            took_s = min(took_s, MOST_SURPRISE * (terms[0] * moved + terms[1]))
         self._fit.add(moved, float(came == 1.0), took_s)
         self._sampled_at = now
 

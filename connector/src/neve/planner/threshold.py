@@ -157,7 +157,7 @@ def measured_curve(samples: Iterable[tuple[float, float, float]]) -> Curve | Non
     most_terms = min(3, len({int(sample[1]) for sample in each}))
     for count in range(1, most_terms + 1):
         for terms in combinations(range(3), count):
-            if terms in ((0,), (0, 2)):
+            if terms in ((0,), (0, 2)) or (most_terms == 1 and terms == (2,)):
                 continue
             found, *_ = np.linalg.lstsq(
                 rows[:, terms] * weights[:, None], seconds * weights, rcond=None

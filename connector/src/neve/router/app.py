@@ -1,9 +1,13 @@
-"""The ASGI application: which path does what, bodies with a bound, clients that go away."""
+"""The ASGI applications: which path does what, bodies with a bound, clients that go away.
+
+Clients' port has no figures: what is stored, queues and names are for a port of its own.
+"""
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager, suppress
+import socket
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
 from typing import Any, Final
 from urllib.parse import unquote
 
@@ -85,6 +89,7 @@ class RunningRouter:
             served=self.served,
             metrics=Metrics(prefills, self._gateway, options.decode),
             engine_key=options.engine_key,
+            tells_outcome=options.tells_outcome,
         )
         self._learn(facts)
 
@@ -138,14 +143,11 @@ class RunningRouter:
 
 
 def app_of(running: RunningRouter) -> Starlette:
-    """`running` is open already; the application closes it."""
+    """What clients reach. `running` is open already; the application closes it."""
 
     async def health(_: Request) -> Response:
         status, words = running.health()
-        return JSONResponse(words, status)
-
-    async def metrics(_: Request) -> Response:
-        return Response(running.router.metrics.text(), media_type=CONTENT_TYPE)
+        return JSONResponse({"status": words["status"]}, status)
 
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
@@ -156,49 +158,84 @@ def app_of(running: RunningRouter) -> Starlette:
             refreshing.cancel()
             await running.close()
 
-    return Starlette(
-        routes=[
-            Route("/health", health),
-            Route("/metrics", metrics),
-            Route("/{path:path}", _Passing(running)),
-        ],
-        lifespan=lifespan,
-    )
+    routes = [Route("/health", health), Route("/{path:path}", _Passing(running))]
+    return Starlette(routes=routes, lifespan=lifespan)
+
+
+def watching_app_of(running: RunningRouter) -> Starlette:
+    """What operators reach, on a port of its own: figures, and names of nodes and pools."""
+
+    async def health(_: Request) -> Response:
+        status, words = running.health()
+        return JSONResponse(words, status)
+
+    async def metrics(_: Request) -> Response:
+        return Response(running.router.metrics.text(), media_type=CONTENT_TYPE)
+
+    return Starlette(routes=[Route("/health", health), Route("/metrics", metrics)])
 
 
 class _Passing:
-    """All paths of engines."""
+    """All paths of engines. What is beyond a bound is refused with the option's name."""
 
     def __init__(self, running: RunningRouter) -> None:
-        self._running = running
+        self._running, self._options = running, running.options
+        self._requests = self._held_bytes = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        router = self._running.router
+        refuse = self._running.router.refuse
         path = scope.get("raw_path", scope["path"].encode()).decode("latin-1").partition("?")[0]
         if not _passes(path):
-            await router.refuse(send, 404, "the router has no such path")
+            await refuse(send, 404, "the router has no such path")
             return
+        if self._requests >= self._options.most_requests:
+            words = f"the router has {self._requests} requests already (most_requests)"
+            await refuse(send, 503, words)
+            return
+        body = bytearray()
+        self._requests += 1
         try:
-            body = await self._body(Request(scope, receive))
+            async with asyncio.timeout(self._options.body_s):
+                await self._read(Request(scope, receive), body)
+            query = scope["query_string"].decode("latin-1")
+            target = f"{path}?{query}" if query else path
+            asked = Asked(scope["method"], target, scope["headers"], bytes(body))
         except ClientDisconnect:
             return
-        if body is None:
-            most = self._running.options.most_body_bytes
-            await router.refuse(send, 413, f"the body has more than {most} bytes")
+        except TimeoutError:
+            words = f"the body did not come within {self._options.body_s:g} s (body_s)"
+            await refuse(send, 408, words)
             return
-        query = scope["query_string"].decode("latin-1")
-        asked = Asked(scope["method"], f"{path}?{query}" if query else path, scope["headers"], body)
-        await _until_gone(router.serve(asked, send), receive)
+        except _Beyond as beyond:
+            await refuse(send, beyond.status, str(beyond))
+            return
+        else:
+            await _until_gone(self._running.router.serve(asked, send), receive)
+        finally:
+            self._requests -= 1
+            self._held_bytes -= len(body)
 
-    async def _body(self, request: Request) -> bytes | None:
-        """None: it is larger than allowed."""
-        parts, size = [], 0
+    async def _read(self, request: Request, body: bytearray) -> None:
+        """Raises `_Beyond`; `body` then has less than a bound."""
+        options = self._options
         async for part in request.stream():
-            size += len(part)
-            if size > self._running.options.most_body_bytes:
-                return None
-            parts.append(part)
-        return b"".join(parts)
+            if len(body) + len(part) > options.most_body_bytes:
+                most = options.most_body_bytes
+                raise _Beyond(413, f"the body has more than {most} bytes (most_body_bytes)")
+            if self._held_bytes + len(part) > options.most_held_bytes:
+                most = options.most_held_bytes
+                words = f"bodies have {most} bytes together already (most_held_bytes)"
+                raise _Beyond(503, words)
+            body += part
+            self._held_bytes += len(part)
+
+
+class _Beyond(Exception):
+    """A bound is reached. `status`: of the refusal."""
+
+    def __init__(self, status: int, words: str) -> None:
+        super().__init__(words)
+        self.status = status
 
 
 def _passes(path: str) -> bool:
@@ -233,9 +270,9 @@ async def _gone(receive: Receive) -> None:
 
 
 def checked(options: RouterOptions, *, endpoint: str, api_key: str) -> dict[str, Any]:
-    """What `GET /health` would say at the start. Raises `Misuse`."""
+    """What `GET /health` of `metrics_port` would say at the start. Raises `Misuse`."""
 
-    async def run() -> dict[str, Any]:
+    async def asked() -> dict[str, Any]:
         running = RunningRouter(options, endpoint=endpoint, api_key=api_key)
         try:
             await running.open()
@@ -243,7 +280,57 @@ def checked(options: RouterOptions, *, endpoint: str, api_key: str) -> dict[str,
         finally:
             await running.close()
 
-    return asyncio.run(run())
+    return asyncio.run(asked())
+
+
+def server_of(running: RunningRouter) -> uvicorn.Server:
+    """For clients."""
+    config = uvicorn.Config(
+        app_of(running),
+        host=running.options.host,
+        port=running.options.port,
+        log_level="warning",
+        access_log=False,
+        server_header=False,
+        date_header=False,
+        timeout_graceful_shutdown=30,
+    )
+    return uvicorn.Server(config)
+
+
+async def run(running: RunningRouter, server: uvicorn.Server) -> None:
+    """Serves clients until `server` ends, and operators beside it. `running` is open already.
+    Raises `Misuse` if `metrics_port` is another's."""
+    options = running.options
+    if options.metrics_port is None:
+        await server.serve()
+        return
+    host, port = options.metrics_host, options.metrics_port
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        listening = socket.create_server((host, port), family=family)
+    except OSError as error:
+        await running.close()
+        raise Misuse(f"cannot listen at {host}:{port}: {error}", field="metrics_port") from error
+    config = uvicorn.Config(
+        watching_app_of(running), log_level="warning", access_log=False, lifespan="off"
+    )
+    watching = _Beside(config)
+    task = asyncio.create_task(watching.serve(sockets=[listening]))
+    try:
+        await server.serve()
+    finally:
+        watching.force_exit = watching.should_exit = True
+        await task
+        listening.close()
+
+
+class _Beside(uvicorn.Server):
+    """A second server of the process: signals are the first one's."""
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
 
 
 def serve(
@@ -255,25 +342,14 @@ def serve(
 ) -> None:
     """Runs until it is ended. `started` gets a line once it is ready. Raises `Misuse`."""
 
-    async def run() -> None:
+    async def whole() -> None:
         running = RunningRouter(options, endpoint=endpoint, api_key=api_key)
         try:
             await running.open()
         except BaseException:
             await running.close()
             raise
-        _, words = running.health()
-        config = uvicorn.Config(
-            app_of(running),
-            host=options.host,
-            port=options.port,
-            log_level="warning",
-            access_log=False,
-            server_header=False,
-            date_header=False,
-            timeout_graceful_shutdown=30,
-        )
-        started(json.dumps(words))
-        await uvicorn.Server(config).serve()
+        started(json.dumps(running.health()[1]))
+        await run(running, server_of(running))
 
-    asyncio.run(run())
+    asyncio.run(whole())

@@ -28,9 +28,22 @@ _TOP: Final = {
     "engine_key_env": str,
     "lookup_deadline_s": (int, float),
     "most_body_bytes": int,
+    "most_held_bytes": int,
+    "most_requests": int,
+    "body_s": (int, float),
+    "metrics_host": str,
+    "metrics_port": int,
+    "tells_outcome": bool,
     "decode": list,
     "pool": list,
 }
+_SAME: Final = (  # fields of the file that are options by the same name
+    *("host", "port", "space", "model", "lookup_deadline_s", "most_body_bytes", "most_held_bytes"),
+    *("most_requests", "body_s", "metrics_host", "metrics_port", "tells_outcome"),
+)
+_ABOVE_0: Final = (
+    *("lookup_deadline_s", "most_body_bytes", "most_held_bytes", "most_requests", "body_s"),
+)
 _DECODE: Final = {"url": str, "name": str}
 _POOL: Final = {
     "name": str,
@@ -79,6 +92,11 @@ class RouterOptions:
     `endpoint` "": the profile's. `space`: number or name of the decode nodes' space; None: there
     is one alone. `model`: its served name; "": the one that the decode nodes serve. `engine_key`:
     for the decode nodes where a client sends no key of its own.
+
+    `most_held_bytes`, `most_requests`: bodies and requests at a time. `body_s`: longest time that
+    a client may take to send its body. `metrics_port`: where /metrics and a detailed /health are;
+    None: nowhere. `tells_outcome`: whether answers have `x-neve-prefill`, which tells a client how
+    much of its prompt others have stored.
     """
 
     decode: tuple[Node, ...]
@@ -91,6 +109,12 @@ class RouterOptions:
     engine_key: str = field(default="", repr=False)
     lookup_deadline_s: float = 0.5
     most_body_bytes: int = 64 << 20
+    most_held_bytes: int = 512 << 20
+    most_requests: int = 1024
+    body_s: float = 30.0
+    metrics_host: str = "127.0.0.1"
+    metrics_port: int | None = None
+    tells_outcome: bool = False
 
     def __post_init__(self) -> None:
         if not self.decode:
@@ -106,12 +130,17 @@ class RouterOptions:
                     f"{min(both)} is a decode node as well: a pool has engines of its own",
                     field=f"pool {pool.name}: urls",
                 )
-        if not 0 <= self.port <= 65535:
-            raise Misuse(f"{self.port} is no port", field="port")
-        if not self.lookup_deadline_s > 0:
-            raise Misuse("must be above 0", field="lookup_deadline_s")
-        if not self.most_body_bytes > 0:
-            raise Misuse("must be above 0", field="most_body_bytes")
+        for name in ("port", "metrics_port"):
+            port = getattr(self, name)
+            if port is not None and not 0 <= port <= 65535:
+                raise Misuse(f"{port} is no port", field=name)
+        if self.metrics_port and self.metrics_port == self.port:
+            raise Misuse("must be another port than the clients'", field="metrics_port")
+        for name in _ABOVE_0:
+            if not getattr(self, name) > 0:
+                raise Misuse("must be above 0", field=name)
+        if self.most_held_bytes < self.most_body_bytes:
+            raise Misuse("must not be below most_body_bytes", field="most_held_bytes")
 
 
 def read_options(path: Path, env: Mapping[str, str] = os.environ) -> RouterOptions:
@@ -145,11 +174,7 @@ def parse_options(found: Mapping[str, Any], env: Mapping[str, str]) -> RouterOpt
         decode.append(Node(name, url))
     sections = [_section(each, n, env) for n, each in enumerate(found.get("pool", ()), 1)]
     key_env = found.get("engine_key_env")
-    more = {
-        name: found[name]
-        for name in ("host", "port", "space", "model", "lookup_deadline_s", "most_body_bytes")
-        if name in found
-    }
+    more = {name: found[name] for name in _SAME if name in found}
     return RouterOptions(
         decode=tuple(decode),
         pools=tuple(sections),

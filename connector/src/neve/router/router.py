@@ -4,11 +4,12 @@ Whatever goes wrong before the decode node, the decode node gets the request all
 are in no log.
 """
 
+import asyncio
 import json
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from hashlib import sha256
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import httpx
 
@@ -33,8 +34,13 @@ _MOST_KEYS: Final = 4096  # of clients, known to be good
 # With these the engine computes the whole prompt in any case, or another one.
 _NEVER: Final = ("prompt_logprobs", "prompt_embeds", "truncate_prompt_tokens", "chat_template")
 _OWN_HEADER: Final = b"x-neve-prefill"
+# Larger bodies are parsed, hashed and written in a thread, so that other requests go on.
+_SMALL_BYTES: Final = 65_536
+# Larger bodies pass unread: no prompt of the model is as long, in JSON. Media may be.
+_TOKEN_BYTES, _REST_BYTES = 16, 1 << 18
 
 Send = Callable[[Any], Awaitable[None]]
+T = TypeVar("T")
 
 
 @dataclass
@@ -60,10 +66,11 @@ class Router:
         served: Served,
         metrics: Metrics,
         engine_key: str = "",
+        tells_outcome: bool = False,
     ) -> None:
         self.served, self.gateway, self.prefills, self.metrics = served, gateway, prefills, metrics
         self._nodes, self._http = tuple(nodes), http
-        self._engine_key = engine_key
+        self._engine_key, self._tells_outcome = engine_key, tells_outcome
         self._good_keys: dict[bytes, None] = {}
 
     @property
@@ -73,19 +80,26 @@ class Router:
 
     async def serve(self, asked: Asked, send: Send) -> None:
         """Answers the request. Being cancelled ends it in pool and node."""
-        body = _prompted(asked)
-        # Strangers ask Neve for nothing, and leave no trace among the prefixes.
-        is_known = body is not None and await self._is_good(asked)
-        tokens = await self._tokens(asked, body) if body is not None and is_known else None
-        about = dict(body or {}) if is_known else {}
+        # Strangers ask Neve for nothing, leave no trace among the prefixes, and are not read.
+        is_known = self._may_be_prompt(asked) and await self._is_good(asked)
+        body = await _aside(asked, _prompted, asked) if is_known else None
+        tokens = None if body is None else await self._tokens(asked, body)
+        about = dict(body or {})
         if tokens is not None:
             about.pop("messages", None)
             about["prompt"] = tokens
+            if len(tokens) > self.prefills.most_tokens:  # the engine refuses it
+                del about["prompt"]
+                tokens = None
         headers = {key.decode("latin-1"): value.decode("latin-1") for key, value in asked.headers}
-        route = await self.gateway.route(headers, about, self.nodes)
+        route = await self.gateway.route(
+            headers, about, self.nodes, reads_aside=len(asked.body) > _SMALL_BYTES
+        )
         try:
             if tokens is None or body is None:
-                raw = asked.body if body is None else _with_params(asked.body, body, route, None)
+                raw = asked.body
+                if body is not None:
+                    raw = await _aside(asked, _with_params, raw, body, route, None)
                 await self._ask(asked, raw, route, None, send)
                 return
             found = _with_held(route.found, len(tokens), route.held_share)
@@ -94,7 +108,7 @@ class Router:
                 tokens, found, salt=salt if isinstance(salt, str) else "", node=route.node.name
             ) as handed:
                 self.metrics.handed(handed)
-                raw = _with_params(asked.body, body, route, handed)
+                raw = await _aside(asked, _with_params, asked.body, body, route, handed)
                 await self._ask(asked, raw, route, handed, send)
         finally:
             self.gateway.nodes.end(route.id)
@@ -133,7 +147,7 @@ class Router:
     async def _stream(self, response: httpx.Response, handed: Handed | None, send: Send) -> None:
         """Raises httpx.HTTPError if the answer ends early, as the client's then has to."""
         headers = passed_headers(response)
-        if handed is not None:
+        if handed is not None and self._tells_outcome:
             headers.append((_OWN_HEADER, _summary(handed).encode()))
         is_stream = response.headers.get("content-type", "").startswith("text/event-stream")
         self.metrics.answered(response.status_code)
@@ -166,7 +180,7 @@ class Router:
         least = min(pool.options.least_tokens for pool in pools)
         if len(asked.body) <= least:  # a token has a byte at least
             return None
-        prompt = read_prompt(body)
+        prompt = await _aside(asked, read_prompt, body)
         query = None if prompt is None else prompt.query
         if prompt is None or query is None:
             return None
@@ -181,6 +195,10 @@ class Router:
         return await tokenize(
             self._http, node.url, {"model": self.served.model, **query}, self._authorization(asked)
         )
+
+    def _may_be_prompt(self, asked: Asked) -> bool:
+        most = _REST_BYTES + _TOKEN_BYTES * self.prefills.most_tokens
+        return asked.method == "POST" and asked.path in PROMPTED and len(asked.body) <= most
 
     async def _is_good(self, asked: Asked) -> bool:
         """Whether decode nodes take the client's key: a pool must not compute for others."""
@@ -214,10 +232,15 @@ class Router:
         return min(healthy or self._nodes, key=lambda node: nodes.load(node.name).in_flight)
 
 
+async def _aside(asked: Asked, what: Callable[..., T], *args: Any) -> T:
+    """`what(*args)`, in a thread if the body is not small."""
+    if len(asked.body) <= _SMALL_BYTES:
+        return what(*args)
+    return await asyncio.to_thread(what, *args)
+
+
 def _prompted(asked: Asked) -> dict[str, Any] | None:
     """The body of a request with a prompt; None: pass it on as it is."""
-    if asked.method != "POST" or asked.path not in PROMPTED:
-        return None
     try:
         body = json.loads(asked.body)
     except (ValueError, RecursionError):
