@@ -331,7 +331,7 @@ class TestSize:
 
                 wait_until(read_later)
                 assert client.local.used_bytes <= 4 * BLOCK
-            assert len(files(folder)) == 4
+            wait_until(lambda: len(files(folder)) == 4)
             assert all(map(client.local.has, used.ids))
             assert counters(client)["local_evicted_blocks"] == 4
 
