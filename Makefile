@@ -23,8 +23,9 @@ CORE := connector/pyproject.toml connector/CMakeLists.txt $(wildcard connector/s
 CORE_DIRS := connector/src/core connector/tests connector/fuzz
 PLOTLY := $(wildcard dashboard/static/plotly/*.js)
 CORES := $(shell nproc 2>/dev/null || echo 2)
-# Of pytest, each with servers of its own. tests/conftest.py says which worker gets which files.
-WORKERS ?= $(shell echo $$(( $(CORES) < 4 ? $(CORES) : 4 )))
+# Of pytest, each with servers of its own; they wait a third of the time, so one more than cores.
+# tests/conftest.py says which worker gets which files.
+WORKERS ?= $(shell echo $$(( $(CORES) < 3 ? $(CORES) + 1 : 4 )))
 PARALLEL := --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder
 FUZZ_S ?= 15
 FUZZ_SEED ?= 1
