@@ -228,7 +228,8 @@ class TestRefusals:
             ({"chunk_tokens": 0}, "chunk_tokens: need a whole number"),
             ({"load": "always"}, "load: unknown option in adapter_params; known are endpoint"),
             ({"local_dir": "/tmp"}, "local_bytes"),
-            ({"revision": ""}, "revision: name the weights"),
+            ({"revision": ""}, "revision: need a name"),
+            ({"revision": None}, "revision: name the weights"),
         ],
     )
     def test_a_wrong_option_stops_lmcache_at_its_start(self, lmcache, params, words):
