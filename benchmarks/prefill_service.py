@@ -43,14 +43,8 @@ from typing import Any, Self
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "platform"), str(ROOT / "tests")]
 
-from support.servers import (  # noqa: E402
-    ControlPlane,
-    S3Server,
-    Server,
-    answers,
-    free_port,
-    wait_until,
-)
+from support.router_server import RouterServer  # noqa: E402
+from support.servers import ControlPlane, S3Server, Server, wait_until  # noqa: E402
 from support.vllm_engine import engine_environment  # noqa: E402
 from support.vllm_server import VllmServer  # noqa: E402
 
@@ -137,44 +131,6 @@ class FarServer(VllmServer):
 
     def command(self) -> list[str]:
         return self._link.command(*super().command())
-
-
-class Router(Server):
-    name = "router"
-
-    def __init__(self, folder: Path, platform: ControlPlane, config: str) -> None:
-        super().__init__(folder)
-        self.port, self._metrics_port = free_port(), free_port()
-        self.url = f"http://127.0.0.1:{self.port}"
-        self._platform = platform
-        self._config = f"metrics_port = {self._metrics_port}\ntells_outcome = true\n{config}"
-
-    def environment(self) -> dict[str, str]:
-        return os.environ | {
-            "NEVE_ENDPOINT": self._platform.url,
-            "NEVE_API_KEY": self._platform.team_key,
-        }
-
-    def command(self) -> list[str]:
-        path = self.folder / "router.toml"
-        path.write_text(self._config)
-        return [
-            *(sys.executable, "-m", "neve", "router", "--config", str(path)),
-            *("--port", str(self.port)),
-        ]
-
-    def ready(self) -> bool:
-        return answers(self.port)
-
-    def metric(self, name: str) -> float | None:
-        """Of the pool; None: not there."""
-        with urllib.request.urlopen(
-            f"http://127.0.0.1:{self._metrics_port}/metrics", timeout=30
-        ) as response:
-            for line in response.read().decode().splitlines():
-                if line.startswith(f"neve_router_{name}{{pool="):
-                    return float(line.rsplit(" ", 1)[1])
-        return None
 
 
 class Slowed:
@@ -348,7 +304,11 @@ def prompts_of(seed: int, lengths: Sequence[int]) -> list[list[int]]:
 
 
 def play(
-    report: Report, router: Router, local: VllmServer, name: str, prompts: Sequence[Sequence[int]]
+    report: Report,
+    router: RouterServer,
+    local: VllmServer,
+    name: str,
+    prompts: Sequence[Sequence[int]],
 ) -> list[Answer]:
     """Each prompt by the decode node alone, which stores nothing, then through the router."""
     alone = [ask(local.url, prompt) for prompt in prompts]
@@ -420,7 +380,7 @@ def main() -> None:
         for server in (far, local):  # engines compile and allocate; Neve learns the space
             for prompt in prompts_of(1, (700, 1500)):
                 ask(server.url, prompt)
-        router = stack.enter_context(Router(folder / "router", platform, config(far, local)))
+        router = stack.enter_context(RouterServer(folder / "router", platform, config(far, local)))
         wait_until(lambda: router.metric("pool_waiting") is not None, what="the router")
         report.say("\nLearning: the first prompts measure decode node, pool and link")
         play(report, router, local, "learning", prompts_of(2, (400, 900, 1800, 900, 2400)))
@@ -438,7 +398,7 @@ def main() -> None:
         report.say(f"\nLink of {told.mbit:g} Mbit/s again, a new router")
         link.set_mbit(told.mbit)
         router.stop()
-        router = stack.enter_context(Router(folder / "again", platform, config(far, local)))
+        router = stack.enter_context(RouterServer(folder / "again", platform, config(far, local)))
         play(report, router, local, "again", prompts_of(5, (1200, 1800, 2400)))
         report.say("\nThe pool is lost")
         far.kill()

@@ -7,9 +7,14 @@ from rest_framework import serializers
 from cacheapi.base.queries import malformed
 from neve.errors import Misuse
 from storage import hot
-from storage.hot_removals import Removals, marks_of, removals_behind
+from storage.hot_removals import MOST_CURSOR, Removals, marks_of, removals_behind
 
-CURSOR = {"type": "string", "minLength": 1, "maxLength": 4096, "pattern": "^[A-Za-z0-9_-]+$"}
+CURSOR = {
+    "type": "string",
+    "minLength": 1,
+    "maxLength": MOST_CURSOR,
+    "pattern": "^[A-Za-z0-9_-]+$",
+}
 
 
 class RemovalsSerializer(serializers.Serializer[Any]):

@@ -5,12 +5,9 @@ For routers that choose a node by its KV. Ids only: the platform knows no tokens
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Callable
-from concurrent.futures import ThreadPoolExecutor
-from functools import partial
-from typing import Any, TypeVar
+from collections.abc import AsyncIterator
+from typing import Any
 
-from django.db import connections
 from django.http import StreamingHttpResponse
 from drf_spectacular.types import OpenApiTypes
 from drf_spectacular.utils import OpenApiParameter, extend_schema
@@ -25,13 +22,10 @@ from cacheapi.base.access import caller
 from cacheapi.base.removals import CURSOR, RemovalsSerializer, ids_of, page, require_cursor
 from cacheapi.teams.events import LAST_EVENT_ID, RETRY_MS, EventStreamRenderer
 from catalog.models import Space
-from events.access import Reader, lost_access, reader_of
-from events.feed import CHECK_S, HEARTBEAT_S, POLL_S, counted, require_room
-from storage.hot_removals import PAGE_IDS, Removals, removals_behind
-
-Result = TypeVar("Result")
-
-_threads = ThreadPoolExecutor(4, thread_name_prefix="neve-removals")
+from events.access import Reader, reader_of
+from events.feed import HEARTBEAT_S, POLL_S, Ended, Watched, feed, require_room
+from events.removals import removals_reading
+from storage.hot_removals import PAGE_IDS, Removals
 
 
 class RemovalsAction:
@@ -77,9 +71,8 @@ class RemovalsAction:
             who = caller(request)
             reader = reader_of(who, request.session.session_key if request.session else None)
             require_room(reader)
-            ask = partial(removals_behind, space.tenant_id, space.pk)
             return StreamingHttpResponse(
-                _lines(reader, ask, after),
+                _lines(reader, space.tenant_id, space.pk, after),
                 content_type="text/event-stream",
                 # Proxies that buffer would hold lines back.
                 headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"},
@@ -88,36 +81,42 @@ class RemovalsAction:
 
 
 async def _lines(
-    reader: Reader, ask: Callable[[str | None], Removals], cursor: str | None
+    reader: Reader, tenant_id: int, space_id: int, cursor: str | None
 ) -> AsyncIterator[str]:
     """Every piece carries an `id`, so that whoever connects again goes on from there. While Valkey
-    does not answer, the stream is silent."""
-    loop = asyncio.get_running_loop()
-    checked_at = told_at = loop.time()
+    does not answer, the stream has heartbeats only."""
+    loop, stream, question = asyncio.get_running_loop(), Watched(reader), None
+    told_at = loop.time()
     try:
-        with counted(reader):
+        with feed().watching(stream):
             yield f"retry: {RETRY_MS}\n\n"
-            while True:
-                try:
-                    found = await _in_thread(ask, cursor)
-                except ValkeyError:
-                    found = None
+            while stream.end is None:
+                question = question or removals_reading().ask(tenant_id, space_id, cursor)
+                await asyncio.wait([question], timeout=POLL_S)
+                found = None
+                if question.done():
+                    found, question = _answer(question), None
                 if found is not None and (found.ids or found.is_reset or cursor is None):
                     cursor, told_at = found.cursor, loop.time()
                     yield _told(found)
-                now = loop.time()
-                if now - told_at >= HEARTBEAT_S:
-                    told_at = now
+                elif loop.time() - told_at >= HEARTBEAT_S:
+                    told_at = loop.time()
                     yield ": still here\n\n"
-                if now - checked_at >= CHECK_S:
-                    checked_at = now
-                    if await _in_thread(lost_access, [reader]):
-                        raise Problem("unauthorized", "The key, session or membership has ended.")
-                if found is None or len(found.ids) < PAGE_IDS:
-                    await asyncio.sleep(POLL_S)
-    except Problem as end:
+                if question is None and (found is None or len(found.ids) < PAGE_IDS):
+                    # All streams at the same moment: those at one cursor ask once.
+                    await asyncio.sleep(POLL_S - loop.time() % POLL_S)
+            raise stream.end
+    except (Ended, Problem) as end:
         body = json.dumps({"type": f"/problems/{end.kind}", "detail": str(end)})
         yield f"event: end\ndata: {body}\n\n"
+
+
+def _answer(question: asyncio.Task[Removals]) -> Removals | None:
+    """None: Valkey does not answer."""
+    try:
+        return question.result()
+    except ValkeyError:
+        return None
 
 
 def _told(found: Removals) -> str:
@@ -127,13 +126,3 @@ def _told(found: Removals) -> str:
         return f": begins\nid: {found.cursor}\n\n"
     body = json.dumps({"removed": ids_of(found)}, separators=(",", ":"))
     return f"id: {found.cursor}\nevent: removals\ndata: {body}\n\n"
-
-
-async def _in_thread(call: Callable[..., Result], *arguments: Any) -> Result:
-    def act() -> Result:
-        try:
-            return call(*arguments)
-        finally:
-            connections.close_all()
-
-    return await asyncio.get_running_loop().run_in_executor(_threads, act)

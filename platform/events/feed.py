@@ -91,20 +91,28 @@ class Ended(Exception):
         self.kind, self.detail = kind, detail
 
 
-class Stream:
+class Watched:
+    """A stream of a reader, whose access the poller checks."""
+
+    def __init__(self, reader: Reader) -> None:
+        self.reader = reader
+        self.end: Ended | None = None  # once it must end
+        self.news = asyncio.Event()  # its end, or perhaps events
+
+
+class Stream(Watched):
     """A reader's place in the feed."""
 
     def __init__(self, reader: Reader, interest: Interest, after: int) -> None:
-        self.reader, self.interest, self.after = reader, interest, after
-        self.end: Ended | None = None  # once it must end
-        self.news = asyncio.Event()
+        super().__init__(reader)
+        self.interest, self.after = interest, after
 
 
 class Feed:
     """The poller of one event loop. It runs while there are streams."""
 
     def __init__(self) -> None:
-        self._streams: set[Stream] = set()
+        self._streams: set[Watched] = set()
         self._ring: deque[Event] = deque(maxlen=RING)
         self._from = self._until = 0  # the ring has every event behind `_from`, up to `_until`
         self._hint = asyncio.Event()
@@ -118,14 +126,22 @@ class Feed:
 
         Raises Ended, and Problem (too-many-streams, events-gone).
         """
-        with counted(reader):
-            stream = Stream(reader, interest, after)
+        stream = Stream(reader, interest, after)
+        with self.watching(stream):
+            while True:
+                yield await self._next(stream)
+
+    @contextmanager
+    def watching(self, stream: Watched) -> Iterator[None]:
+        """Inside, the stream counts, and gets an `end` at most CHECK_S after its reader's access
+        ended. For streams of other things than events, too. Raises Problem (too-many-streams).
+        """
+        with counted(stream.reader):
             self._streams.add(stream)
             if self._task is None or self._task.done():
                 self._task = asyncio.create_task(self._run(), name="neve-events")
             try:
-                while True:
-                    yield await self._next(stream)
+                yield
             finally:
                 self._streams.discard(stream)
 

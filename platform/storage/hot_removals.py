@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from neve.errors import Misuse
 from storage.hot import hot_tier
 
+MOST_CURSOR = 16_384  # characters: the times of 1,536 buckets
 PAGE_IDS = 1000  # of each bucket, besides what one call removed
 
 
@@ -40,6 +41,8 @@ def _cursor(marks: tuple[int, ...]) -> str:
 
 def marks_of(cursor: str) -> tuple[int, ...]:
     """Raises Misuse."""
+    if len(cursor) > MOST_CURSOR:
+        raise Misuse(f"a cursor has at most {MOST_CURSOR} characters", field="after")
     try:
         packed = base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4))
         marks = struct.unpack(f">{len(packed) // 8}Q", packed)

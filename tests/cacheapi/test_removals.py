@@ -7,6 +7,7 @@ import pytest
 from neve.formats.keys import BucketKeys, bucket_of
 from retention import provisioning
 from storage import hot
+from storage.hot_removals import MOST_CURSOR
 from support.caller import Caller
 from support.rows import make_key, make_space, make_tenant
 
@@ -15,6 +16,8 @@ pytestmark = [pytest.mark.integration, pytest.mark.django_db]
 BUCKETS = 2
 BLOCK = b"x" * 100
 IDS = [n.to_bytes(4, "big") + b"i" * 12 for n in range(6)]
+
+LONGEST = "A" * MOST_CURSOR  # of 1,536 times
 
 
 @pytest.fixture
@@ -69,11 +72,23 @@ def test_a_reader_whose_removals_are_not_all_known_starts_anew(space, store, rem
     hot.execute("UNLINK", *(BucketKeys(space.tenant_id, 1).block(space.pk, id_) for id_ in IDS))
 
 
-@pytest.mark.parametrize("after", ["x", "AAAA", "0" * 11, "__________8", "*", "A" * 5000])
+NO_CURSORS = ["", "x", "AAAA", "0" * 11, "__________8", "*", "A" * 5000, LONGEST + "A" * 32]
+
+
+@pytest.mark.parametrize("after", NO_CURSORS)
 def test_what_is_no_cursor_is_refused_by_name(space, team, after):
-    answer = team.get(f"/api/v1/spaces/{space.pk}/removals?after={after}")
+    path = f"/api/v1/spaces/{space.pk}/removals"
+    answer = team.get(f"{path}?after={after}")
     assert answer.status_code == 400
     assert answer.json()["field"] == "after"
+    headers = {"Accept": "text/event-stream", "Last-Event-ID": after}
+    answer = team.get(path, headers=headers)
+    assert answer.status_code == 400
+    assert answer.json()["field"] == "Last-Event-ID"
+
+
+def test_a_cursor_of_another_number_of_buckets_is_a_reset(removals):
+    assert removals(LONGEST)["reset"]
 
 
 def test_other_tenants_spaces_do_not_exist(space, node):

@@ -1,10 +1,13 @@
 """What left the index, for readers that ask again and again."""
 
+import time
+
 import pytest
 
+from neve.errors import MissReason
 from neve.formats.keys import BucketKeys
 from neve.index.library import load_functions
-from neve.index.tier import BlockTerms, HotTier, Tier
+from neve.index.tier import BlockTerms, HotTier, RestoredBlock, Tier
 from support.servers import ValkeyServer
 
 pytestmark = pytest.mark.integration
@@ -73,6 +76,25 @@ def test_blocks_stored_again_are_not_told(world):
     world.tier.expire(ids)
     world.store(ids[1])
     assert sorted(world.tier.removals(SPACE, begun.marks).ids) == [ids[0], *ids[2:]]
+
+
+def test_a_rebuild_keeps_telling_of_what_it_does_not_restore(world):
+    back, ended = ids_of(2)
+    world.store(back, ended)
+    begun = world.tier.removals(SPACE)
+    world.tier.evict(10**6)
+    assert sorted(world.tier.removals(SPACE, begun.marks).ids) == [back, ended]
+    world.tier.set_policy(hot_bytes=10_000, cold_bytes=10_000, terms=BlockTerms(flush_after_s=None))
+    now_s = int(time.time())
+    rows = [
+        RestoredBlock(id_, len(BLOCK), 16, 64, stored_s=now_s, expires_s=expires_s)
+        for id_, expires_s in ((back, 0), (ended, 1))
+    ]
+    world.tier.open_segment(1)
+    assert world.tier.restore(1, SPACE, rows) == 1
+    found = world.tier.removals(SPACE, begun.marks)
+    assert (found.ids, found.is_reset) == ([ended], False)
+    assert world.tier.match([ended]) == [MissReason.EVICTED]
 
 
 def test_pages_lose_nothing_although_one_call_removes_many_at_once(world):

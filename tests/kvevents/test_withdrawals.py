@@ -5,6 +5,7 @@ from collections.abc import Iterator
 import pytest
 import urllib3
 
+from events.feed import MOST_OF_READER
 from neve.engine.options import Options
 from support.event_stream import EventStream
 from support.reference_engine import BLOCK_TOKENS, KV_BYTES, ReferenceAdapter, ReferenceEngine
@@ -25,7 +26,7 @@ tenant = create_tenant(slug="routed", name="Routed", hot_bytes={hot_bytes}, over
 set_policy(tenant=tenant, actor=SYSTEM, flush_mode="never")
 other = create_tenant(slug="unrouted", name="Unrouted", hot_bytes=0, overcommit=True)
 keys = [issue_key(tenant=t, role=r, name=r) for t, r in
-        ((tenant, "node"), (tenant, "team"), (other, "team"))]
+        ((tenant, "node"), (tenant, "team"), (tenant, "team"), (other, "team"))]
 print(tenant.pk, *(text for key, text in keys))
 """
 
@@ -68,7 +69,7 @@ class World:
         made = platform.manage(
             *("shell", "--no-imports", "-v0", "-c", MAKE_TENANT.format(hot_bytes=hot_bytes))
         )
-        tenant, self.node_key, self.key, self.other_key = made.split()[-4:]
+        tenant, self.node_key, self.key, self.ending_key, self.other_key = made.split()[-5:]
         self.platform, self.dynamo, self.tenant = platform, dynamo, int(tenant)
         self.nodes = [Node(platform, self.node_key, f"routed-{n}") for n in (1, 2)]
         for number, node in enumerate(self.nodes, 101):
@@ -216,6 +217,29 @@ def begun(stream: EventStream) -> bool:
             stream.last_id = line.removeprefix("id: ")
             return True
     return False
+
+
+def test_streams_end_with_their_key_although_valkey_does_not_answer(world):
+    (space,) = world.rest("GET", "/spaces")["results"]
+    path = f"/api/v1/spaces/{space['id']}/removals"
+    streams = [EventStream(world.ending_key, path=path) for _ in range(MOST_OF_READER)]
+    for stream in streams:
+        assert stream.connect(world.platform.url).status == 200
+        wait_until(lambda stream=stream: begun(stream), what="a cursor")
+    world.platform.hot.freeze()
+    try:
+        prefix = world.ending_key.split("_")[1]
+        world.shell(
+            "from tenants.models import ApiKey; from tenants.audit import SYSTEM; "
+            "from tenants.services import revoke_key; "
+            f"revoke_key(key=ApiKey.unscoped.get(prefix='{prefix}'), actor=SYSTEM)"
+        )
+        for stream in streams:
+            ((name, data),) = stream.events()
+            assert (name, data["type"]) == ("end", "/problems/unauthorized")
+            stream.close()
+    finally:
+        world.platform.hot.thaw()
 
 
 def test_a_node_that_comes_too_late_withdraws_all_it_announced(world):

@@ -14,8 +14,8 @@ IS_LONG = os.environ.get("NEVE_TEST_LONG") == "1"
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Skips what takes a server of its own, unless asked for."""
-    skip = pytest.mark.skip(reason="starts servers of its own: run `make test-sglang`")
+    """Skips what takes long or a server of its own, unless asked for."""
+    skip = pytest.mark.skip(reason="takes long: run `make test-sglang`")
     for item in items:
         if item.get_closest_marker("long") and not IS_LONG:
             item.add_marker(skip)

@@ -80,6 +80,7 @@ def test_so_do_latent_kv_and_values_wider_than_keys(start, kind, layout):
     assert read(controller) == (TOKENS, TOKENS)
 
 
+@pytest.mark.long
 def test_pages_of_one_token_come_back_too(start):
     """SGLang's default."""
     controller = start(page=1, pages=1100)
@@ -179,6 +180,7 @@ def test_many_threads_read_at_once(start):
     assert told == [[20, 20, True]] * 8
 
 
+@pytest.mark.long
 def test_the_built_in_file_backend_gives_the_same_answers(start, controller, tmp_path):
     told = []
     for backend in ("file", "dynamic"):
@@ -195,6 +197,7 @@ def test_the_built_in_file_backend_gives_the_same_answers(start, controller, tmp
     assert told[0] == told[1]
 
 
+@pytest.mark.long
 def test_a_full_quota_refuses_pages_and_says_so(start, platform):
     controller = start(pages=200)
     try:
@@ -224,6 +227,7 @@ def test_a_valkey_that_hangs_is_a_miss_and_then_not_asked(start, platform):
     wait_until(lambda: read(controller, pages=30)[1] == 30 * PAGE, what="the breaker to close")
 
 
+@pytest.mark.long
 def test_a_killed_valkey_is_a_miss_and_a_new_one_is_used(start, platform):
     controller = start()
     assert write(controller, pages=30) == 30 * PAGE
@@ -280,6 +284,7 @@ def test_a_pool_beside_the_kv_is_refused_by_name(start, pool):
     assert write(controller, pages=5) == 0  # it has left
 
 
+@pytest.mark.long
 def test_sglangs_own_faults_lose_pages_and_never_change_them(start):
     faults = {
         "SGLANG_TEST_HICACHE_BACKEND_RANDOM_DELAY": "0.02",
@@ -298,6 +303,7 @@ def test_arguments_that_decide_kv_divide_servers_and_others_do_not(controller, t
         "port": 1, "log_level": "debug", "mem_fraction_static": 0.5, "schedule_policy": "lpm",
         "chunked_prefill_size": 64, "hicache_ratio": 3.0, "enable_metrics": True, "tp_size": 2,
         "page_size": 64, "disable_cuda_graph": True, "reasoning_parser": "qwen3",
+        "context_length": 4096,
     }  # fmt: skip
     scales, adapter = tmp_path / "scales.json", tmp_path / "adapter"
     adapter.mkdir()
@@ -318,6 +324,15 @@ def test_arguments_that_decide_kv_divide_servers_and_others_do_not(controller, t
         controller.ask("deciding", arguments={"lora_paths": ["a=some/hub"]})
 
 
+def test_the_context_length_counts_beside_a_draft_model(controller):
+    """SGLang gives it to the draft model as its own longest context, from which RoPEs scale."""
+    drafter = {"speculative_algorithm": "EAGLE", "speculative_draft_model_path": "some/drafter"}
+    told = controller.ask("deciding", arguments=drafter | {"context_length": 4096})
+    assert told["context_length"] == "4096"
+    assert told.keys() == {*drafter, "context_length"}
+
+
+@pytest.mark.long
 def test_the_platform_shows_the_node_and_its_tokens_by_tier(start, platform):
     controller = start()
     write(controller)
@@ -336,8 +351,10 @@ def test_after_weights_were_changed_in_place_nothing_is_found_until_they_are_nam
     controller.ask("change_weights")
     assert read(controller, pages=20) == (0, 0)
     assert write(controller, seed=2, pages=20) == 0
-    with pytest.raises(RuntimeError, match="revision: weights were changed in place"):
+    with pytest.raises(RuntimeError, match="revision: weights may have been changed in place"):
         start({"revision": None})
+    with pytest.raises(RuntimeError, match=r"revision: '.*' named weights that were changed"):
+        start()
     start({"revision": "the new ones"})
     assert read(controller, pages=20) == (0, 0)
     assert write(controller, pages=20) == 20 * PAGE

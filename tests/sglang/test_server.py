@@ -75,6 +75,7 @@ def test_another_salt_or_key_finds_nothing_of_it(first, computed):
         assert not source.get("storage")
 
 
+@pytest.mark.long
 def test_another_server_loads_what_this_one_computed(serve, first, computed):
     stored(first)
     with serve("second") as second:

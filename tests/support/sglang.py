@@ -80,7 +80,7 @@ class SglangServer(Server):
             *("--served-model-name", "tiny", "--host", "127.0.0.1", "--port", str(self.port)),
             *("--device", "cpu", "--attention-backend", "torch_native"),
             *("--grammar-backend", "none", "--skip-server-warmup", "--disable-overlap-schedule"),
-            *("--mem-fraction-static", "0.1", "--max-total-tokens", "4096"),
+            *("--mem-fraction-static", "0.9", "--max-total-tokens", "4096"),
             *("--context-length", "2048", "--page-size", str(PAGE)),
             *("--enable-hierarchical-cache", "--hicache-ratio", "2"),
             *storage,
@@ -96,9 +96,12 @@ class SglangServer(Server):
     def ready(self) -> bool:
         return http_status(f"{self.url}/health") == 200
 
-    def post(self, path: str, body: object = None) -> str:
+    def post(self, path: str, body: object = None, *, key: str = "", method: str = "POST") -> str:
+        headers = {"Content-Type": "application/json"}
+        if key:
+            headers["Authorization"] = f"Bearer {key}"
         request = urllib.request.Request(
-            self.url + path, json.dumps(body or {}).encode(), {"Content-Type": "application/json"}
+            self.url + path, json.dumps(body or {}).encode(), headers, method=method
         )
         with urllib.request.urlopen(request, timeout=120) as response:
             return response.read().decode()
@@ -110,6 +113,14 @@ class SglangServer(Server):
         answer = json.loads(self.post("/generate", asked))
         return answer["text"], answer["meta_info"].get("cached_tokens_details") or {}
 
-    def flush(self) -> None:
+    def flush(self, *, key: str = "") -> None:
         """Empties the caches of device and host, once no request is under way."""
-        self.post("/flush_cache?timeout=60")
+        self.post("/flush_cache?timeout=60", key=key)
+
+    def attach(self, config: dict[str, Any], *, key: str) -> None:
+        """Gives the running server a storage backend. Raises `HTTPError` if it is refused."""
+        body = {
+            "hicache_storage_backend": "dynamic",
+            "hicache_storage_backend_extra_config_json": json.dumps(config),
+        }
+        self.post("/hicache/storage-backend", body, key=key, method="PUT")

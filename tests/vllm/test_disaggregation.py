@@ -1,15 +1,17 @@
-"""Prefill on one server, decode on another, Neve in between: as behind a proxy in production."""
+"""Prefill on one server, decode on another, Neve in between, `neve router` before both."""
 
 import re
-import sys
 import threading
 from urllib.error import HTTPError
 from urllib.request import Request, urlopen
 
+import httpx
 import pytest
 
+from neve.api import Neve
 from neve.index.tier import HotTier
-from support.servers import Server, answers, free_port, http_status, wait_until
+from support.router_server import RouterServer
+from support.servers import http_status, wait_until
 from support.vllm_server import VllmServer, complete, stream
 
 pytestmark = pytest.mark.vllm
@@ -28,23 +30,6 @@ HANDS_OVER = {
     "remote_host": None,
     "remote_port": None,
 }
-
-
-class Proxy(Server):
-    name = "proxy"
-
-    def __init__(self, folder, prefill, decode):
-        super().__init__(folder)
-        self.port = free_port()
-        self.url = f"http://127.0.0.1:{self.port}"
-        self._nodes = ("--prefill", prefill, "--decode", decode)
-
-    def command(self):
-        module = "deploy.prefill_decode_proxy"
-        return [sys.executable, "-m", module, "--port", str(self.port), *self._nodes]
-
-    def ready(self):
-        return answers(self.port)
 
 
 @pytest.fixture(scope="module")
@@ -78,9 +63,25 @@ def nodes(platform, vllm_python, model, engine_environment, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def proxy(nodes, tmp_path_factory):
+def router(platform, nodes, tmp_path_factory):
+    """The pool counts as very fast until it is measured, so that it gets a prompt."""
     prefill, decode = nodes
-    with Proxy(tmp_path_factory.mktemp("proxy"), prefill.url, decode.url) as running:
+    decode.complete(prompt="Opens a session. " * 9)
+    with Neve(platform.url, platform.team_key) as neve:
+        (space,) = {each.space for each in neve.nodes.list() if each.node == "kv_consumer"}
+    config = f"""
+model = "tiny"
+space = {space}
+lookup_deadline_s = 5
+decode = [{{url = "{decode.url}", name = "decode"}}]
+[[pool]]
+name = "far"
+urls = ["{prefill.url}"]
+link_mbit = 100000
+prefill_tokens_per_s = 1e9
+least_tokens = 1
+"""
+    with RouterServer(tmp_path_factory.mktemp("router"), platform, config) as running:
         yield running
 
 
@@ -107,45 +108,55 @@ def expire(platform, keys):
         assert hot.expire([key[-16:] for key in keys]) == (len(keys), 0)
 
 
-def test_one_computes_the_prompt_and_the_other_answers(platform, nodes, proxy):
-    prefill, decode = nodes
-    before = block_keys(platform)
-    alone = decode.complete(prompt=PROMPT)
-    assert block_keys(platform) == before  # a consumer saves nothing
-    asked = {"neve": {"context": "repo-9"}}
-    answer = complete(proxy.url, prompt=PROMPT, kv_transfer_params=asked)
-    assert text(answer) == text(alone)
-    said = answer["kv_transfer_params"]["neve"]
-    assert (said["context"], said["reused_tokens"], said["hot"]) == ("repo-9", 256, 256)
-    assert decode.metric("neve_handovers_total", outcome="complete") == 1
-    assert decode.metric("external_prefix_cache_hits_total") == HIT_TOKENS
-    assert prefill.metric("prompt_tokens_by_source_total", source="local_compute") == len(PROMPT)
-
-
-def test_a_stream_passes_through(nodes, proxy):
+def test_one_computes_the_prompt_and_the_other_answers(platform, nodes, router):
     _, decode = nodes
-    assert "".join(text(event) for event in stream(proxy.url, prompt=PROMPT)) == text(
+    before = block_keys(platform)
+    decode.complete(prompt=PROMPT)
+    assert block_keys(platform) == before  # a consumer saves nothing
+    prompts = (f"{n:03} {PROMPT * 3}" for n in range(1000))  # 895 tokens
+    wish = {"neve": {"context": "repo-9"}}
+    handed = []
+
+    def is_handed_over():
+        """Not as long as the platform has no measure of the space's nodes."""
+        prompt = next(prompts)
+        alone = decode.complete(prompt=prompt)
+        asked = {"model": "tiny", "prompt": prompt, "max_tokens": 8, "temperature": 0}
+        asked |= {"kv_transfer_params": wish}
+        answer = httpx.post(f"{router.url}/v1/completions", json=asked, timeout=60)
+        said = answer.json()
+        assert text(said) == text(alone)
+        handed.append((answer.headers["x-neve-prefill"], said["kv_transfer_params"]["neve"]))
+        return handed[-1][0].startswith("handed_over; pool=far")
+
+    wait_until(is_handed_over, timeout_s=240, what="a hand-over")
+    said = handed[-1][1]
+    assert (said["context"], said["reused_tokens"], said["hot"]) == ("repo-9", 832, 832)
+
+
+def test_a_stream_passes_through(nodes, router):
+    _, decode = nodes
+    assert "".join(text(event) for event in stream(router.url, prompt=PROMPT)) == text(
         decode.complete(prompt=PROMPT)
     )
-    assert decode.metric("external_prefix_cache_hits_total") == 3 * HIT_TOKENS
 
 
 @pytest.mark.parametrize("wrong", [{"max_tokens": -5}, {"kv_transfer_params": 7}])
-def test_a_refusal_passes_through(proxy, wrong):
+def test_a_refusal_passes_through(router, wrong):
     with pytest.raises(HTTPError) as refused:
-        complete(proxy.url, prompt=PROMPT, **wrong)
+        complete(router.url, prompt=PROMPT, **wrong)
     assert refused.value.code == 400
 
 
-def test_what_is_no_prompt_is_the_decode_nodes(proxy):
-    assert http_status(f"{proxy.url}/v1/models") == 200
-    nonsense = Request(f"{proxy.url}/v1/completions", b"[1", {"Content-Type": "application/json"})
+def test_what_is_no_prompt_is_the_decode_nodes(router):
+    assert http_status(f"{router.url}/v1/models") == 200
+    nonsense = Request(f"{router.url}/v1/completions", b"[1", {"Content-Type": "application/json"})
     with pytest.raises(HTTPError, match="400"):
         urlopen(nonsense, timeout=60)
 
 
-def test_a_malformed_wish_changes_nothing(nodes, proxy):
-    answer = complete(proxy.url, prompt=PROMPT, kv_transfer_params={"neve": 7})
+def test_a_malformed_wish_changes_nothing(nodes, router):
+    answer = complete(router.url, prompt=PROMPT, kv_transfer_params={"neve": 7})
     assert text(answer) == text(nodes[1].complete(prompt=PROMPT))
 
 
@@ -187,10 +198,10 @@ def test_blocks_that_come_late_are_waited_for(platform, nodes):
     assert late["kv_transfer_params"]["neve"]["reused_tokens"] == HIT_TOKENS
 
 
-def test_without_a_prefill_node_the_decode_node_computes(nodes, proxy):
+def test_without_a_prefill_node_the_decode_node_computes(nodes, router):
     prefill, decode = nodes
     prefill.terminate()
-    answer = complete(proxy.url, prompt="Nobody prefills. " * 9)
+    answer = complete(router.url, prompt="Nobody prefills. " * 9)
     alone = decode.complete(prompt="Nobody prefills. " * 9)
     assert text(answer) == text(alone)
     assert answer["kv_transfer_params"]["neve"]["reused_tokens"] == 0

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from huggingface_hub import snapshot_download
+from sglang.srt.mem_cache.hybrid_cache.hybrid_cache_controller import HybridCacheController
 from sglang.srt.runtime_context import get_exec, get_server_args
 
 from neve.engine.options import Options
@@ -33,6 +34,17 @@ def server_arguments() -> Any | None:
         return get_server_args()
     except ValueError:
         return None
+
+
+def starts_with_neve() -> bool:
+    """Whether the operator's arguments name Neve, so that no backend is attached before it."""
+    arguments = server_arguments()
+    if arguments is None:
+        return True
+    given = arguments.hicache_storage_backend_extra_config
+    extra, *_ = HybridCacheController.parse_storage_backend_extra_config(given)
+    named = (arguments.hicache_storage_backend, extra.get("class_name"))
+    return named == ("dynamic", "NeveStorage")
 
 
 def identify(storage: Any, pool: Any, pages: PoolPages, options: Options) -> SpaceIdentity:

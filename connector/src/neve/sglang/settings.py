@@ -50,6 +50,10 @@ _REASONS: Final[dict[str, str]] = {
         mm.limit_mm_data_per_request mm.mm_feature_transport mm.enable_prefix_mm_cache""",
 }
 HARMLESS: Final = {name: reason for reason, text in _REASONS.items() for name in text.split()}
+# Of these, arguments that decide what a draft model computes: one whose own context is shorter than
+# the target's gets the target's as its `max_position_embeddings`, from which some RoPEs scale.
+# Its layers may lie in the same pages. Source: `ModelConfig._derive_context_length` of SGLang.
+OF_DRAFTERS: Final = ("model.context_length",)
 # Entries of a model's config.json that name its origin, not what it computes.
 _ORIGIN: Final = {"_name_or_path", "_commit_hash", "transformers_version", "torch_dtype", "dtype"}
 
@@ -61,11 +65,14 @@ def deciding_arguments(arguments: Any) -> dict[str, str]:
         Misuse: a LoRA adapter is not in a local folder, so that its content is not known.
     """
     places = namespace_of(type(arguments))
+    has_drafter = arguments.speculative_algorithm is not None
     found = {}
     for field in msgspec.structs.fields(type(arguments)):
         place = str(places.get(field.name, ""))
         value = getattr(arguments, field.name)
-        if place in HARMLESS or f"{place}.{field.name}" in HARMLESS or field.name.startswith("_"):
+        name = f"{place}.{field.name}"
+        is_harmless = place in HARMLESS or name in HARMLESS or field.name.startswith("_")
+        if is_harmless and not (has_drafter and name in OF_DRAFTERS):
             continue
         if field.default_factory is not msgspec.NODEFAULT:
             default = field.default_factory()

@@ -28,7 +28,7 @@ from neve.engine.page_store import PageStore
 from neve.errors import Misuse
 from neve.formats.space import MAX_CHUNK_TOKENS
 from neve.sglang import changes
-from neve.sglang.identity import identify, server_arguments
+from neve.sglang.identity import identify, server_arguments, starts_with_neve
 from neve.sglang.pages import PoolPages
 
 CONFIG: Final = "--hicache-storage-backend-extra-config"
@@ -69,9 +69,7 @@ class NeveStorage(HiCacheStorage):  # type: ignore[misc]  # sglang is untyped he
             raise Misuse(f"set it to 1 in {CONFIG}", field="interface_v1")
         self._options = self._read(extra)
         self._refuse_parallelism()
-        if changes.were_changed() and self._options.revision is None:
-            raise Misuse("weights were changed in place: name the new ones", field="revision")
-        changes.watch(self)
+        changes.watch(self, self._options.revision, since_start=starts_with_neve())
         self._link: Link | None = None
         self._pages: PoolPages | None = None
         self._store = PageStore(

@@ -80,13 +80,11 @@ local function had_no_room(e)
   return why == QUOTA or why == EVICTED or why == IDLE or why == UNFLUSHED
 end
 
--- Forgets a tombstone that does not stand against restoring a block stored at that second: it left
--- before (the index came back from a snapshot), or only the hot tier had no room for it.
-local function forget_tombstone(K, id, e, stored)
+-- Whether a tombstone stands against restoring a block stored at that second. It does not if the
+-- block left before (the index came back from a snapshot), or only the hot tier had no room for it.
+local function stands(K, id, e, stored)
   local left_us = tonumber(redis.call("ZSCORE", K[6], id) or "0")
-  if not had_no_room(e) and math.floor(left_us / 1000000) > stored then return e end
-  redis.call("ZREM", K[6], id)
-  redis.call("HDEL", K[1], id)
+  return not had_no_room(e) and math.floor(left_us / 1000000) > stored
 end
 
 -- The entry of a block to restore, from 9 values at A[i]; nil: it is past its end.
@@ -114,8 +112,11 @@ local function restore(K, A)
   for i = 3, #A, 9 do
     local id, e = A[i], load(K, A[i])
     local size, stored = tonumber(A[i + 1]), tonumber(A[i + 4])
-    if has(e, GONE) then e = forget_tombstone(K, id, e, stored) end
-    e = e or restored_entry(K, A, i, now_s)
+    -- A block past its end is not restored: its tombstone stays, which tells routers that it left.
+    if not e or has(e, GONE) and not stands(K, id, e, stored) then
+      e = restored_entry(K, A, i, now_s)
+      if e then redis.call("ZREM", K[6], id) end
+    end
     if is_alive(e, now_s) and not has(e, COLD) and e.size == size then
       mark_clean(K, id, e, us)
       mark_cold(K, e, segment, read_place(A[i + 3]))
