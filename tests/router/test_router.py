@@ -457,6 +457,17 @@ def test_a_router_without_neve_starts_and_learns_later(start, pool, decode, engi
                what="a hand-over")  # fmt: skip
 
 
+def test_a_speed_that_nodes_measure_later_is_known_soon(start, pool, neve, monkeypatch):
+    monkeypatch.setattr("neve.router.app.REFRESH_S", 1e9)
+    neve.prefill_tokens_per_s = None
+    del pool["prefill_tokens_per_s"]
+    router = start(pool)
+    assert outcome(post(router, prompt=LONG)) == "unknown"
+    neve.prefill_tokens_per_s = 1000.0
+    wait_until(lambda: outcome(post(router, prompt=f"{time.time()}{LONG}")) != "unknown",
+               what="a speed")  # fmt: skip
+
+
 def test_another_decode_node_answers_for_one_that_does_not(start, pool, decode, world):
     away = f"http://127.0.0.1:{free_port()}"
     with LightEngine(world) as other:
