@@ -1,5 +1,6 @@
 """Two real engines behind LiteLLM's real proxy with `neve.litellm`."""
 
+import itertools
 import json
 import re
 from contextlib import ExitStack
@@ -8,6 +9,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from neve.api import Neve
 from support.litellm_proxy import LitellmProxy
 from support.servers import ROOT, wait_until
 from support.vllm_server import PROMPT, VllmServer
@@ -39,7 +41,6 @@ def nodes(platform, vllm_python, model, engine_environment, tmp_path_factory):
                     neve | {"node": name},
                     env,
                     more=("--enable-prompt-tokens-details",),
-                    announces=True,
                     waits=False,
                 )
             )
@@ -47,7 +48,18 @@ def nodes(platform, vllm_python, model, engine_environment, tmp_path_factory):
         ]
         for server in servers:
             wait_until(server.healthy, timeout_s=300, what=server.url)
+        with Neve(platform.url, platform.team_key) as neve_api:
+            register(neve_api, servers)
         yield servers
+
+
+def register(neve: Neve, servers: list[VllmServer]) -> None:
+    """Checked at once; announced engines are checked by a worker, which does not run here."""
+    [space] = list(neve.spaces.list())
+    for server in servers:
+        neve.engines.create(
+            name=f"engine-{server.port}", base_url=server.url, model="tiny", spaces=[space.id]
+        )
 
 
 @pytest.fixture(scope="module")
@@ -111,8 +123,10 @@ def test_a_conversation_stays_at_its_node_which_reuses_what_it_stored(proxy, nod
 def test_what_was_saved_is_told_once_nodes_have_measured(proxy):
     """Prefill and the tier's speed; the tiny model's load is slower than computing it."""
     found = {}
+    fresh = itertools.count()
 
     def is_told():
+        ask(proxy, f"{next(fresh)} {PROMPT}")  # nodes measure prefills of 64 tokens and more
         headers = ask(proxy, PROMPT).headers
         found.update(headers)
         return "x-neve-saved" in headers

@@ -41,6 +41,10 @@ class ContextName:
     name: str
     source: str
 
+    def within(self, scope: str) -> "ContextName":
+        """The context of this name in a scope, which ends the name."""
+        return ContextName(f"{self.name[: MOST_CHARS - len(scope) - 1]}.{scope}", self.source)
+
 
 def name_in(
     headers: Mapping[str, str], body: Mapping[str, Any], key: bytes = b""
