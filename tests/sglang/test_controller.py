@@ -315,6 +315,11 @@ def test_arguments_that_decide_kv_divide_servers_and_others_do_not(controller, t
     differing = [name for name in told[0] if told[0][name] != told[1][name]]
     assert sorted(differing) == ["lora a", "quantization_param_path"]
     assert controller.ask("deciding", arguments=harmless) == {}
+    (adapter / "adapter_config.json").write_text('{"lora_alpha": 16}')
+    for paths in ([f"a={adapter}"], {"a": str(adapter)}):
+        now = controller.ask("deciding", arguments={"lora_paths": paths})
+        assert now.keys() == {"lora a"}
+        assert now["lora a"] != told[1]["lora a"]
     for path, starting in (("some/hub", True), (adapter, False)):
         arguments = {"lora_paths": [f"a={path}"]}
         with pytest.raises(RuntimeError, match="lora_paths: can't tell the content"):
