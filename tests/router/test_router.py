@@ -368,7 +368,8 @@ def test_a_client_that_goes_away_ends_the_answer(start, pool, decode, stream):
 # ---- whatever fails, the client gets its answer
 
 
-def test_a_lost_pool_means_local_prefill(start, pool, decode):
+def test_a_lost_pool_means_local_prefill(start, pool, decode, monkeypatch):
+    monkeypatch.setattr("neve.gateway.nodes.REST_S", 30.0)  # the machine may be busy
     router = start(pool | {"urls": [f"http://127.0.0.1:{free_port()}"]})
     answers = [post(router, prompt=LONG) for _ in range(2)]
     assert [text(each) for each in answers] == [expected()] * 2
@@ -516,18 +517,19 @@ def test_the_threshold_follows_the_link(start, pool, engine, decode):
     router = start(pool | {"link_mbit": 400, "least_tokens": 1})
 
     def state() -> tuple[float, float]:
-        post(router, prompt=f"{time.time()}{LONG}")
         speed, threshold = (
             metric(router, f"{name}{{", pool="far")
             for name in ("link_bytes_per_second", "threshold_tokens")
         )
         return speed, threshold
 
-    engine.link = 50e6
-    before = [state() for _ in range(2)][-1]
+    before = state()
+    assert before[0] == 50e6
+    assert before[1] > 0
     engine.link = 2e6
 
     def has_moved() -> bool:
+        post(router, prompt=f"{time.time()}{LONG}")
         speed, threshold = state()
         return speed < before[0] / 4 and threshold > before[1]
 
