@@ -16,7 +16,7 @@ from neve.datapath.client import BlockRef
 from support.chains import CHUNK_TOKENS, ENGINE, IDENTITY, PAYLOAD, PatientClient
 from support.light_node import LightNode
 from support.litellm_proxy import LitellmProxy
-from support.servers import ROOT, ControlPlane, wait_until
+from support.servers import ControlPlane, wait_until
 
 ISSUE_KEYS = """
 from tenants.models import Tenant
@@ -80,14 +80,6 @@ class World:
         sent = np.zeros((len(ids), PAYLOAD), np.uint8)
         assert self.node.put_many(blocks, list(sent)).wait(30) == [None] * len(ids)
         return len(ids) * CHUNK_TOKENS
-
-
-@pytest.fixture(scope="session")
-def litellm_python() -> Path:
-    python = ROOT / ".venv-litellm/bin/python"
-    if not python.exists():
-        pytest.fail(f"{python} is missing: run `make litellm`")
-    return python
 
 
 def served_by(name: str, *nodes: LightNode, **neve: Any) -> list[dict[str, Any]]:
