@@ -67,6 +67,10 @@ test-sglang: $(DEV) $(SGLANG) ## all tests with SGLang on CPU, those that `make 
 	@deploy/get valkey
 	NEVE_TEST_LONG=1 $(BIN)/python -m pytest tests/sglang $(PYTEST_ARGS)
 
+test-litellm: $(DEV) $(VLLM) $(LITELLM) ## all tests behind LiteLLM's proxy, with two vLLM nodes, where `make test` has one
+	@deploy/get valkey
+	NEVE_TEST_LONG=1 $(BIN)/python -m pytest tests/litellm tests/vllm/test_gateway.py $(PYTEST_ARGS)
+
 test-fast: $(DEV) ## unit tests only, no servers
 	$(BIN)/python -m pytest -m unit
 

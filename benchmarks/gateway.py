@@ -38,6 +38,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
 import httpx  # noqa: E402
 
+from neve.api import Neve  # noqa: E402
 from support.litellm_proxy import LitellmProxy  # noqa: E402
 from support.servers import ControlPlane, S3Server, wait_until  # noqa: E402
 from support.vllm_engine import SCRIPTS, engine_environment  # noqa: E402
@@ -157,11 +158,15 @@ def start(stack: ExitStack, folder: Path) -> tuple[LitellmProxy, dict[str, list[
                 env,
                 more=more,
                 waits=False,
-                announces=True,
             )
             engines[name].append(stack.enter_context(engine))
     for engine in (*engines["bare"], *engines["tiny"]):
         wait_until(engine.healthy, timeout_s=900, what="an engine")
+    with Neve(platform.url, platform.team_key) as neve:
+        [space] = list(neve.spaces.list())
+        for engine in engines["tiny"]:  # checked at once, so that look-ups can tokenise
+            name = f"engine-{engine.port}"
+            neve.engines.create(name=name, base_url=engine.url, model="tiny", spaces=[space.id])
     models = [
         {
             "model_name": name,

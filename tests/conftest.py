@@ -4,6 +4,7 @@ valkey_hot, valkey_bus, s3   the servers that Django's settings of the tests poi
 clean_hot                    valkey_hot, wiped before the test, recounted after it
 control_plane                the web process with database, Valkeys and bucket of its own
 vllm_python, sglang_python   the interpreter that has vLLM, and SGLang
+litellm_python               and LiteLLM's proxy
 log_lines                    lines as the platform writes them, so far
 """
 
@@ -25,6 +26,7 @@ from support.on_postgres import runs_here_only
 from support.servers import ROOT, ControlPlane, S3Server, ValkeyServer
 
 KINDS = ("integration", "browser", "lmcache", "vllm", "sglang")
+LITELLM_PYTHON = ROOT / ".venv-litellm/bin/python"
 SGLANG_PYTHON = Path(os.environ.get("NEVE_TEST_SGLANG_PYTHON", ROOT / ".venv-sglang/bin/python"))
 VLLM_PYTHON = Path(os.environ.get("NEVE_TEST_VLLM_PYTHON", ROOT / ".venv-vllm/bin/python"))
 
@@ -65,8 +67,11 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
 
     class Scheduling(LoadScopeScheduling):
         def _split_scope(self, nodeid: str) -> str:
-            is_engines = nodeid.startswith(("tests/vllm/", "tests/sglang/"))
-            return "engines" if is_engines else nodeid.partition("::")[0]
+            if nodeid.startswith(("tests/vllm/", "tests/sglang/")):
+                return "engines"
+            if nodeid.startswith("tests/litellm/"):  # they share a proxy
+                return "litellm"
+            return nodeid.partition("::")[0]
 
     return Scheduling(config, log)
 
@@ -116,6 +121,13 @@ def control_plane(s3: S3Server) -> Iterator[ControlPlane]:
     folder = Path(testsettings.FOLDER, "control_plane")
     with ControlPlane(folder, s3, postgres_url=testsettings.POSTGRES_URL) as server:
         yield server
+
+
+@pytest.fixture(scope="session")
+def litellm_python() -> Path:
+    if not LITELLM_PYTHON.exists():
+        pytest.fail(f"{LITELLM_PYTHON} is missing: run `make litellm`")
+    return LITELLM_PYTHON
 
 
 @pytest.fixture(scope="session")

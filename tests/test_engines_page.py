@@ -6,18 +6,18 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = (ROOT / "docs/engines.md").read_text()
-PROOF = re.compile(r"^(\d+)\. `(tests/[\w/]+\.py)::([\w:]+)`", re.MULTILINE)
+PROOF = re.compile(r"^(\d+)\. `(tests/[\w/]+\.py)::([\w:]+)`( \(long\))?", re.MULTILINE)
 
 
-def names_in(file: Path) -> set[str]:
-    """`test_...`, and `Class::test_...`."""
-    found = set()
+def functions_in(file: Path) -> dict[str, ast.FunctionDef | ast.AsyncFunctionDef]:
+    """By `test_...` or `Class::test_...`."""
+    found: dict[str, ast.FunctionDef | ast.AsyncFunctionDef] = {}
     for node in ast.parse(file.read_text()).body:
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
-            found.add(node.name)
+            found[node.name] = node
         if isinstance(node, ast.ClassDef):
             found |= {
-                f"{node.name}::{each.name}"
+                f"{node.name}::{each.name}": each
                 for each in node.body
                 if isinstance(each, ast.FunctionDef | ast.AsyncFunctionDef)
             }
@@ -32,8 +32,11 @@ def cells() -> list[str]:
 def test_each_proof_is_a_test():
     proofs = PROOF.findall(PAGE)
     assert [int(number) for number, *_ in proofs] == list(range(1, len(proofs) + 1))
-    for _, file, name in proofs:
-        assert name in names_in(ROOT / file), f"{file}::{name}"
+    for _, file, name, is_long in proofs:
+        tests = functions_in(ROOT / file)
+        assert name in tests, f"{file}::{name}"
+        marks = [ast.unparse(each) for each in tests[name].decorator_list]
+        assert bool(is_long) == ("pytest.mark.long" in marks), f"{file}::{name}"
 
 
 def test_each_yes_has_a_proof_and_each_proof_is_used():

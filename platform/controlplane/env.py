@@ -17,6 +17,7 @@ import environ
 from django.core.exceptions import ImproperlyConfigured
 from dotenv import dotenv_values
 
+from neve.formats.keys import MOST_BUCKETS
 from storage.addresses import each_url
 from tenants.grants import Grant, grants
 
@@ -119,7 +120,7 @@ def read() -> Env:
             hot_seeds=env.list("NEVE_HOT_SEEDS", default=[])
             or [_host_port(each) for each in each_url(hot_url)],
             hot_tls=urlsplit(hot_url).scheme in ("valkeys", "rediss"),
-            hot_buckets=_at_least(env, "NEVE_HOT_BUCKETS", 1, least=1),
+            hot_buckets=_at_least(env, "NEVE_HOT_BUCKETS", 1, least=1, most=MOST_BUCKETS),
             hot_connections=_at_least(env, "NEVE_HOT_CONNECTIONS", 1000, least=8),
             hot_uncommitted_mib=_at_least(env, "NEVE_HOT_UNCOMMITTED_MIB", 32, least=1),
             bus_url=_bus_url(env.str("NEVE_BUS_URL", "valkey://127.0.0.1:6391/0")),
@@ -182,10 +183,14 @@ def _secret(env: environ.Env, name: str, *, least: int = 32) -> str:
     return value
 
 
-def _at_least(env: environ.Env, name: str, default: int, *, least: int) -> int:
+def _at_least(
+    env: environ.Env, name: str, default: int, *, least: int, most: int | None = None
+) -> int:
     value: int = env.int(name, default)
     if value < least:
         raise ImproperlyConfigured(f"{name}={value}: needs to be {least} or more")
+    if most is not None and value > most:
+        raise ImproperlyConfigured(f"{name}={value}: needs to be {most} or less")
     return value
 
 

@@ -9,9 +9,10 @@ import struct
 from dataclasses import dataclass
 
 from neve.errors import Misuse
+from neve.formats.keys import MOST_BUCKETS
 from storage.hot import hot_tier
 
-MOST_CURSOR = 16_384  # characters: the times of 1,536 buckets
+MOST_CURSOR = MOST_BUCKETS * 8 * 4 // 3  # characters
 PAGE_IDS = 1000  # of each bucket, besides what one call removed
 
 

@@ -14,14 +14,14 @@ from neve import _core
 from neve.formats.block import HEADER_BYTES, PLAIN, SHUFFLE_ZSTD, checksum, encode_header
 from neve.index.tier import Tier
 from neve.planner.codecs import Costs, is_worthwhile
-from neve.planner.speeds import medians
+from neve.planner.speeds import mean_bytes_per_s
 from retention.models import ColdCodec
 from retention.rulebook import rulebook_of
 from tiering.segments import StoredBlock
 
 # Of zstd: higher ones gain less than a hundredth on KV and take longer (benchmarks/codec.py).
 LEVEL = 1
-MOST_NODES = 64  # the median of so many tells enough
+MOST_NODES = 64  # the mean of so many tells enough
 # Of S3 reads where no node has measured it: one object store behind 10 Gbit/s.
 READ_BYTES_PER_S = 1.25e9
 # Blocks of a segment that are encoded in vain before the rest is left as it is.
@@ -78,17 +78,16 @@ class Encoder:
 
 
 def encoder_of(space: Space) -> Encoder | None:
-    """By the policy of the space; None: its blocks are stored as they are. Costs few queries, in
-    the tenant's scope."""
+    """By the policy of the space, and by the links over which its nodes read S3; None: its blocks
+    are stored as they are. Costs few queries, in the tenant's scope."""
     choice = ColdCodec(rulebook_of(space.tenant_id).of_space(space.pk).cold_codec)
     if choice is ColdCodec.NONE:
         return None
     rows = live_sessions().filter(space=space).exclude(speeds={})
-    speeds = medians(list(rows.values_list("speeds", flat=True)[:MOST_NODES]))
-    cold = speeds.stores.get(Tier.COLD)
+    speeds = list(rows.values_list("speeds", flat=True)[:MOST_NODES])
     return Encoder(
         width=width_of([space.identity.get("kv_dtype", ""), space.identity.get("dtype", "")]),
-        read_bytes_per_s=cold.bytes_per_s if cold else READ_BYTES_PER_S,
+        read_bytes_per_s=mean_bytes_per_s(speeds, Tier.COLD) or READ_BYTES_PER_S,
         always=choice is ColdCodec.ALWAYS,
     )
 

@@ -133,7 +133,15 @@ async def test_a_node_gets_the_context_and_the_clients_own_parameters():
     route = await over().route({"x-neve-context": "repo-42"}, BODY, NODES)
     assert route.engine_params(BODY) == {"neve": {"context": "repo-42"}}
     given = {"neve": {"context": "mine", "pin": "2h"}, "do_remote_decode": True}
-    assert route.engine_params({"kv_transfer_params": given}) == given
+    asked = BODY | {"kv_transfer_params": given}
+    route = await over().route({"x-neve-context": "repo-42"}, asked, NODES)
+    assert route.engine_params(asked) == given
+    route = await over().route({}, asked, NODES, scope="1f")
+    assert route.engine_params(asked) == given | {"neve": {"context": "mine.1f", "pin": "2h"}}
+
+
+async def test_malformed_parameters_give_way_to_the_context():
+    route = await over().route({"x-neve-context": "repo-42"}, BODY, NODES)
     assert route.engine_params({"kv_transfer_params": "x"}) == {"neve": {"context": "repo-42"}}
 
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from neve.gateway.naming import name_in
+from neve.gateway.naming import MOST_CHARS, ContextName, name_in
 
 SESSION = "e96634a3-fa28-4083-b354-55542e2dca01"
 
@@ -60,3 +60,12 @@ def test_a_user_is_named_by_a_hash_that_depends_on_the_tenants_key():
 )
 def test_nothing_is_named_by(headers, body):
     assert name_in(headers, body) is None
+
+
+def test_long_names_stay_apart_in_a_scope():
+    scope = "1f3a9c2e"
+    assert ContextName("repo-42", "header").within(scope).name == "repo-42.1f3a9c2e"
+    names = {"x" * 191, "x" * 192, "x" * 199 + "y", "x" * 200}
+    within = [ContextName(name, "header").within(scope).name for name in names]
+    assert len(set(within)) == 4
+    assert all(len(name) <= MOST_CHARS and name.endswith(f".{scope}") for name in within)

@@ -7,13 +7,16 @@ import pytest
 
 from neve.errors import Misuse
 from neve.gateway import Margin
+from neve.gateway.pools import Handover, PoolOptions
 from neve.gateway.store import Engine
-from neve.litellm.deployments import node_of
+from neve.litellm.deployments import is_nobodys, node_of, served_model, takes_salts
+from neve.litellm.pools import PoolSettings
 from neve.litellm.settings import Settings, TenantSettings, read_settings
 from support.servers import ROOT
 
 ACME = {"name": "acme", "api_key": "neve_x", "teams": ["t1"], "keys": ["k1"]}
 OTHERS = {"name": "others", "api_key": "neve_y", "is_default": True}
+POOL = {"name": "far", "space": 3, "model": "m", "urls": ["http://far:1/v1"]}
 GOOD = {"endpoint": "http://neve.example", "tenants": [ACME, OTHERS]}
 
 
@@ -63,6 +66,55 @@ def test_a_wrong_setting_is_named(monkeypatch, given, field):
     assert caught.value.field == f"callback_settings.neve{field}"
 
 
+def test_pools_of_a_tenant_are_read_as_the_routers(monkeypatch):
+    monkeypatch.setenv("FAR_KEY", "far_secret")
+    more = {"api_key": "os.environ/FAR_KEY", "link_mbit": 8, "handover": "cold", "wait_s": 5}
+    settings = read_settings(GOOD | {"tenants": [ACME | {"pools": [POOL | more]}]})
+    [pool] = settings.tenants[0].pools
+    assert pool == PoolSettings(
+        3,
+        PoolOptions(
+            *("far", ("http://far:1",), "m"),
+            api_key="far_secret",
+            handover=Handover.COLD,
+            link_bytes_per_s=1e6,
+            wait_s=5,
+        ),
+    )
+    assert "far_secret" not in repr(settings)
+
+
+@pytest.mark.parametrize(
+    ("pools", "field"),
+    [
+        (POOL, ".pools"),
+        (["far"], ".pools[0]"),
+        ([{"name": "far"}], ".pools[0].urls"),
+        ([POOL | {"urls": ["far:1"]}], ".pools[0].urls"),
+        ([POOL | {"space": "three"}], ".pools[0].space"),
+        ([POOL | {"model": ""}], ".pools[0].model"),
+        ([POOL | {"handover": "warm"}], ".pools[0].handover"),
+        ([POOL | {"link_mbit": 0}], ".pools[0].link_mbit"),
+        ([POOL | {"least_tokens": True}], ".pools[0].least_tokens"),
+        ([POOL | {"registered": True}], ".pools[0].registered"),
+        ([POOL, POOL], ".pools: pool.name"),
+    ],
+)
+def test_a_wrong_pool_is_named(pools, field):
+    with pytest.raises(Misuse) as caught:
+        read_settings(GOOD | {"tenants": [ACME | {"pools": pools}]})
+    assert caught.value.field == f"callback_settings.neve.tenants[0]{field}"
+
+
+def test_who_has_no_team_is_kept_apart_by_key():
+    tenant = read_settings(GOOD | {"tenants": [OTHERS | {"salt_by": "team"}]}).tenants[0]
+    callers = [("t1", "k1"), (None, "k1"), (None, "k2"), ("k1", "k1")]
+    for of in (tenant.scope_of, lambda **by: tenant.salt_of(**by, given=None)):
+        assert len({of(team=team, key=key) for team, key in callers}) == 4
+        assert of(team="t1", key="k1") == of(team="t1", key="k2")
+    assert read_settings(GOOD).tenants[0].scope_of(team="t1", key="k1") == ""
+
+
 def test_salts_keep_teams_and_clients_apart():
     tenant = read_settings(GOOD | {"tenants": [ACME | {"salt_by": "team"}]}).tenants[0]
     other = read_settings(GOOD | {"tenants": [ACME | {"api_key": "neve_z", "salt_by": "team"}]})
@@ -100,6 +152,17 @@ def test_a_node_of_another_tenant_is_none():
     kept = deployment(neve={"space": 3, "tenant": "acme"})
     assert node_of(kept, tenant="acme", engines=[]).space == 3
     assert node_of(kept, tenant="other", engines=[]) is None
+
+
+def test_what_is_kept_for_a_tenant_and_what_may_take_salts():
+    assert is_nobodys(deployment())
+    assert is_nobodys(deployment(neve={"space": 3}))
+    assert is_nobodys(deployment(neve=False))
+    assert not is_nobodys(deployment(neve={"tenant": "acme"}))
+    assert takes_salts(deployment())
+    assert not takes_salts(deployment(model="openai/gpt"))
+    assert served_model({"model": "hosted_vllm/qwen/qwen-3"}) == "qwen/qwen-3"
+    assert served_model({"model": "qwen/qwen-3"}) == "qwen/qwen-3"
 
 
 def test_a_nodes_name_has_no_credentials():

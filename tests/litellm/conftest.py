@@ -1,5 +1,6 @@
 """One proxy of LiteLLM over light nodes, for two tenants of a live platform."""
 
+import json
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -15,7 +16,7 @@ from neve.datapath.client import BlockRef
 from support.chains import CHUNK_TOKENS, ENGINE, IDENTITY, PAYLOAD, PatientClient
 from support.light_node import LightNode
 from support.litellm_proxy import LitellmProxy
-from support.servers import ROOT, ControlPlane, wait_until
+from support.servers import ControlPlane, wait_until
 
 ISSUE_KEYS = """
 from tenants.models import Tenant
@@ -29,7 +30,8 @@ PIECE_BYTES = 64
 
 @dataclass
 class World:
-    """`a`, `b`: nodes of the model `tiny`, with Neve. `plain`: a server without."""
+    """`a`, `b`: nodes of the model `tiny`, with Neve. `plain`: a server without. `key`: Neve's, of
+    the tenants acme and salted."""
 
     platform: ControlPlane
     proxy: LitellmProxy
@@ -38,12 +40,17 @@ class World:
     plain: LightNode
     space: int
     node: PatientClient
+    key: str
 
     def post(self, path: str, body: dict[str, Any], *, team: str = "acme", **headers: str) -> Any:
         return httpx.post(
             f"{self.proxy.url}/v1/{path}",
-            json={"model": "tiny"} | body,
-            headers={"Authorization": f"Bearer sk-{team}-0123456789"} | headers,
+            content=json.dumps({"model": "tiny"} | body),  # surrogates stay escaped
+            headers={
+                "Authorization": f"Bearer sk-{team}-0123456789",
+                "Content-Type": "application/json",
+            }
+            | headers,
             timeout=60,
         )
 
@@ -73,14 +80,6 @@ class World:
         sent = np.zeros((len(ids), PAYLOAD), np.uint8)
         assert self.node.put_many(blocks, list(sent)).wait(30) == [None] * len(ids)
         return len(ids) * CHUNK_TOKENS
-
-
-@pytest.fixture(scope="session")
-def litellm_python() -> Path:
-    python = ROOT / ".venv-litellm/bin/python"
-    if not python.exists():
-        pytest.fail(f"{python} is missing: run `make litellm`")
-    return python
 
 
 def served_by(name: str, *nodes: LightNode, **neve: Any) -> list[dict[str, Any]]:
@@ -146,7 +145,7 @@ def running(
                 env={"ACME_KEY": key},
             )
         )
-        world = World(control_plane, proxy, a, b, plain, space, node)
+        world = World(control_plane, proxy, a, b, plain, space, node, key)
         for team in ("acme", "one", "other"):  # each tenant's engines are read once it asks
             wait_until(
                 lambda team=team: (

@@ -97,6 +97,7 @@ def test_postgresql_is_the_other_database(monkeypatch):
         ("NEVE_HEARTBEAT_S", "0", "NEVE_HEARTBEAT_S=0"),
         ("NEVE_LOG_FORMAT", "xml", "NEVE_LOG_FORMAT=xml: write console or json"),
         ("NEVE_HOT_BUCKETS", "0", "NEVE_HOT_BUCKETS=0"),
+        ("NEVE_HOT_BUCKETS", "1537", "NEVE_HOT_BUCKETS=1537: needs to be 1536 or less"),
         ("NEVE_RATE_CALLER", "10/5min", "NEVE_RATE_CALLER=10/5min: write 1200/min"),
         ("NEVE_RATE_ADDRESS", "0/min", "NEVE_RATE_ADDRESS=0/min"),
     ],

@@ -24,6 +24,7 @@ class RouterThread:
         self.url = f"http://127.0.0.1:{self.port}"
         self.watching = f"http://127.0.0.1:{metrics_port}"
         own = {"port": self.port, "metrics_port": metrics_port, "tells_outcome": True}
+        own |= {"lookup_deadline_s": 20}  # the machine may be busy
         self._config = {"space": neve.space, "model": "tiny"} | own | config
         self._error: BaseException | None = None
         self._server: uvicorn.Server | None = None

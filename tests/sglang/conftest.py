@@ -1,14 +1,13 @@
 """A tiny model, SGLang's controller and server in processes of their own, a platform for them."""
 
 import os
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from support.servers import ControlPlane, S3Server
-from support.sglang import SCRIPTS, SglangController, sglang_environment
+from support.sglang import SglangController, make_model
 
 IS_LONG = os.environ.get("NEVE_TEST_LONG") == "1"
 
@@ -24,8 +23,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture(scope="session")
 def model(sglang_python: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("sglang-model")
-    command = [str(sglang_python), str(SCRIPTS / "make_model.py"), str(folder), "7"]
-    subprocess.run(command, check=True, env=sglang_environment(), capture_output=True)
+    make_model(sglang_python, folder, seed=7)
     return folder
 
 

@@ -4,9 +4,6 @@ Run by the interpreter of SGLang.
 """
 
 import sys
-from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).parent))
 
 import on_cpu  # noqa: F401
 import torch

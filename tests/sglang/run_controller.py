@@ -11,37 +11,47 @@ are filled with random bytes.
 {"do": "read_in_threads", "seeds", "pages"}   each by a thread, straight from the backend
 {"do": "wait_connected"}   until Neve answered
 {"do": "register", "pool"}   another host pool, as a hybrid model's
-{"do": "change_weights"}   as an update from disk does
+{"do": "change_weights", "by"}   as an update from disk, or a weight check's reset does
+{"do": "attach", "config"}   Neve, to the running controller, in place of its backend
+{"do": "load_adapter", "name", "path"}   what SGLang's tokenizer process makes the id, of which keys
+    are made, of a LoRA adapter that is loaded while it serves
 {"do": "counters"}   Neve's, and SGLang's own metrics of the backend
-{"do": "deciding", "arguments"}   of a server's arguments, those that decide KV
+{"do": "deciding", "arguments", "starting"?}   of a server's arguments, those that decide KV
 {"do": "raw", "bytes"}   seconds in which so many bytes are copied in memory, and go through one
     connection of this host, both straight into memory that the pool could be
 {"do": "stop"}   detach
 """
 
-import json
+import asyncio
 import os
 import socket
 import sys
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
+from unittest.mock import AsyncMock
 
-answers = os.fdopen(os.dup(1), "w")
-os.dup2(2, 1)
-sys.path.insert(0, str(Path(__file__).parent))
+sys.path.append(str(Path(__file__).parents[1]))
+from support.commands import answer_commands  # isort: skip: before anything prints
 
 import on_cpu
 import torch
 import torch.distributed as dist
 from sglang.srt import runtime_context
+from sglang.srt.lora.lora_registry import LoRARegistry
+from sglang.srt.managers import tokenizer_control_mixin as control
 from sglang.srt.managers.cache_controller import HiCacheController
+from sglang.srt.managers.io_struct import LoadLoRAAdapterReqInput, LoRAUpdateOutput
 from sglang.srt.mem_cache.hicache_storage import HiCacheStorageExtraInfo
 from sglang.srt.mem_cache.memory_pool import MHATokenToKVPool, MLATokenToKVPool
 from sglang.srt.mem_cache.pool_host.mha import get_mha_host_pool_cls
 from sglang.srt.mem_cache.pool_host.mla import MLATokenToKVPoolHost
 from sglang.srt.mem_cache.radix_cache import RadixKey
 from sglang.srt.mem_cache.utils import get_storage_hash_str
+from sglang.srt.model_executor.model_runner_components.weight_updater import WeightUpdater
+from sglang.srt.server_args import ServerArgs
+from sglang.srt.utils.weight_checker import WeightChecker
 
 on_cpu.prepare()
 PATIENCE_S = 120
@@ -243,13 +253,38 @@ class Controller:
     def register(self, pool):
         self.backend().register_mem_host_pool_v2(object(), pool)
 
-    def change_weights(self):
-        from sglang.srt.model_executor.model_runner_components.weight_updater import WeightUpdater
-
+    def change_weights(self, by):
+        change = {
+            "update": lambda: WeightUpdater.update_weights_from_disk(object(), "else", "auto"),
+            "reset": lambda: WeightChecker._reset_tensors(object()),
+        }[by]
         try:
-            WeightUpdater.update_weights_from_disk(object(), "elsewhere", "auto")
-        except Exception as error:
+            change()
+        except AttributeError as error:  # of an object without weights
             return repr(error)
+
+    def attach(self, config):
+        self.controller.detach_storage_backend()
+        self.controller.attach_storage_backend(
+            "dynamic", self.page, "some/model", storage_backend_extra_config=config
+        )
+
+    def load_adapter(self, name, path):
+        control.get_lora = lambda: SimpleNamespace(enable_lora=True, max_loaded_loras=None)
+        control.get_parallel = lambda: SimpleNamespace(dp_size=1)
+        loaded = LoRAUpdateOutput(success=True, error_message="", loaded_adapters={name: path})
+        tokenizer = SimpleNamespace(
+            auto_create_handle_loop=lambda: None,
+            lora_update_lock=asyncio.Lock(),
+            pending_lora_unloads={},
+            update_lora_adapter_communicator=AsyncMock(return_value=[loaded]),
+            lora_registry=LoRARegistry(),
+            lora_ref_cache={},
+        )
+        request = LoadLoRAAdapterReqInput(lora_name=name, lora_path=path)
+        done = asyncio.run(control.TokenizerControlMixin.load_lora_adapter(tokenizer, request))
+        assert done.success, done.error_message
+        return request.lora_id
 
     def counters(self):
         stats = self.controller.storage_backend.get_stats()
@@ -262,12 +297,11 @@ class Controller:
             "breaker": client.breaker.value,
         }
 
-    def deciding(self, arguments):
-        from sglang.srt.server_args import ServerArgs
-
+    def deciding(self, arguments, starting=True):
         from neve.sglang.settings import deciding_arguments
 
-        return deciding_arguments(ServerArgs(model_path="some/model", **arguments))
+        given = ServerArgs(model_path="some/model", **arguments)
+        return deciding_arguments(given, starting=starting)
 
     def raw(self, bytes):
         source, target = torch.ones(bytes, dtype=torch.uint8), torch.zeros(bytes, dtype=torch.uint8)
@@ -295,22 +329,8 @@ class Controller:
         controller.detach_storage_backend()
 
 
-def main():
+if __name__ == "__main__":
     controller = Controller()
-    for line in sys.stdin:
-        command = json.loads(line)
-        try:
-            answer = getattr(controller, command.pop("do"))(**command)
-        except Exception as error:
-            import traceback
-
-            traceback.print_exc()
-            answer = {"error": f"{type(error).__name__}: {error}"}
-        answers.write(json.dumps(answer) + "\n")
-        answers.flush()
+    answer_commands(controller)
     if controller.controller is not None:
         controller.stop()
-
-
-if __name__ == "__main__":
-    main()

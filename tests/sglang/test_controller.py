@@ -243,16 +243,11 @@ def test_a_killed_valkey_is_a_miss_and_a_new_one_is_used(start, platform):
 
 
 @pytest.mark.parametrize(
-    ("config", "message"),
-    [
-        ({"api_key": "neve_wrong"}, ""),
-        ({"endpoint": "http://127.0.0.1:9"}, ""),
-    ],
+    "config",
+    [{"api_key": "neve_wrong"}, {"endpoint": "http://127.0.0.1:9"}],
     ids=["wrong key", "no platform"],
 )
-def test_without_the_platform_nothing_is_found_and_nothing_fails(
-    controller, platform, config, message
-):
+def test_without_the_platform_nothing_is_found_and_nothing_fails(controller, platform, config):
     controller.ask("start", config=neve_config(platform, revision="x", **config))
     assert write(controller, pages=20) == 0
     assert read(controller, pages=20) == (0, 0)
@@ -320,8 +315,23 @@ def test_arguments_that_decide_kv_divide_servers_and_others_do_not(controller, t
     differing = [name for name in told[0] if told[0][name] != told[1][name]]
     assert sorted(differing) == ["lora a", "quantization_param_path"]
     assert controller.ask("deciding", arguments=harmless) == {}
-    with pytest.raises(RuntimeError, match="lora_paths: can't tell the content"):
-        controller.ask("deciding", arguments={"lora_paths": ["a=some/hub"]})
+    (adapter / "adapter_config.json").write_text('{"lora_alpha": 16}')
+    for paths in ([f"a={adapter}"], {"a": str(adapter)}):
+        now = controller.ask("deciding", arguments={"lora_paths": paths})
+        assert now.keys() == {"lora a"}
+        assert now["lora a"] != told[1]["lora a"]
+    for path, starting in (("some/hub", True), (adapter, False)):
+        arguments = {"lora_paths": [f"a={path}"]}
+        with pytest.raises(RuntimeError, match="lora_paths: can't tell the content"):
+            controller.ask("deciding", arguments=arguments, starting=starting)
+
+
+def test_an_adapter_loaded_again_under_its_name_finds_nothing_of_the_one_before(start):
+    """SGLang draws an id for each load while it serves; keys are of the id."""
+    controller = start()
+    ids = [controller.ask("load_adapter", name="a", path="/adapters/a") for _ in range(2)]
+    assert write(controller, pages=5, extra_key=ids[0]) == 5 * PAGE
+    assert [read(controller, pages=5, extra_key=each)[1] for each in ids] == [5 * PAGE, 0]
 
 
 def test_the_context_length_counts_beside_a_draft_model(controller):
@@ -345,16 +355,28 @@ def test_the_platform_shows_the_node_and_its_tokens_by_tier(start, platform):
     wait_until(shown, every_s=1, what="the node's counts")
 
 
-def test_after_weights_were_changed_in_place_nothing_is_found_until_they_are_named(start):
+def test_a_backend_that_comes_later_needs_the_name_of_the_weights(start, platform):
+    """Whatever it found at the start: their files may be others by now."""
+    controller = start()
+    config = neve_config(platform, revision=None)
+    with pytest.raises(RuntimeError, match="revision: weights may have been changed"):
+        controller.ask("attach", config=config)
+    controller.ask("attach", config=config | {"revision": f"later-{random.getrandbits(64):x}"})
+    controller.ask("wait_connected")
+    assert write(controller, pages=5) == 5 * PAGE
+
+
+@pytest.mark.parametrize("by", ["update", "reset"])
+def test_after_weights_were_changed_in_place_nothing_is_found_until_they_are_named(start, by):
     controller = start()
     assert write(controller, pages=20) == 20 * PAGE
-    controller.ask("change_weights")
+    controller.ask("change_weights", by=by)
     assert read(controller, pages=20) == (0, 0)
     assert write(controller, seed=2, pages=20) == 0
-    with pytest.raises(RuntimeError, match="revision: weights may have been changed in place"):
+    with pytest.raises(RuntimeError, match="revision: weights may have been changed since"):
         start({"revision": None})
     with pytest.raises(RuntimeError, match=r"revision: '.*' named weights that were changed"):
         start()
-    start({"revision": "the new ones"})
+    start({"revision": f"the new ones by {by}"})
     assert read(controller, pages=20) == (0, 0)
     assert write(controller, pages=20) == 20 * PAGE

@@ -4,5 +4,6 @@ servers         testsettings, servers, platform_servers, cluster, on_postgres, v
                 certificates, chromium
 network trouble proxy, cutting_proxy, scripted_http, silence
 data            rows, cold_world, tenant_world, chains, cache_endpoint, drift
-programs        crowd, fuzz_api (with fuzz_hooks), try_wheel, vllm_api, coverage_by_package
+programs        commands, crowd, fuzz_api (with fuzz_hooks), try_wheel, vllm_api,
+                coverage_by_package
 """

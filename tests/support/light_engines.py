@@ -284,6 +284,8 @@ class LightNeve(_LightServer):
         self.lookups.append(body)
         if body["space"] != self.space:
             return problem(400, "malformed")
+        if "tokens" not in body:
+            return problem(409, "no-engine")
         tokens = body["tokens"]
         usable = self.world.usable(tokens, body.get("salt", ""))
         hot = 0 if self.world.cold_only else usable

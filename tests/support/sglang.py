@@ -2,6 +2,7 @@
 
 import json
 import os
+import subprocess
 import urllib.request
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,11 @@ def sglang_environment(**extra: str) -> dict[str, str]:
     """The environment of an SGLang process: nothing of ours but what is given."""
     inherited = {k: v for k, v in os.environ.items() if not k.startswith(("NEVE_", "DJANGO_"))}
     return inherited | _ENVIRONMENT | extra
+
+
+def make_model(python: Path, folder: Path, *, seed: int) -> None:
+    command = [str(python), str(SCRIPTS / "make_model.py"), str(folder), str(seed)]
+    subprocess.run(command, check=True, env=sglang_environment(), capture_output=True)
 
 
 def neve_config(platform: ControlPlane, **more: object) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from neve.planner.codecs import Costs, is_worthwhile
 from retention.services import add_rule, set_policy
 from storage import s3 as bucket
 from support.cold_world import PAYLOAD_BYTES
+from support.rows import make_session
 from tenants.audit import SYSTEM
 from tenants.scope import tenant_scope
 from tiering.compaction.merge import CompactReport, carry_out
@@ -118,6 +119,17 @@ def test_a_rule_encodes_one_space(world):
     flush(world)
     assert {at.codec for at in places(world, plain)} == {PLAIN}
     assert {at.codec for at in places(world, encoded)} == {SHUFFLE_ZSTD}
+
+
+@pytest.mark.parametrize(("far_bytes_per_s", "codec"), [(1e12, PLAIN), (12.5e6, SHUFFLE_ZSTD)])
+def test_auto_encodes_for_the_slowest_link(world, far_bytes_per_s, codec):
+    set_policy(tenant=world.tenant, actor=SYSTEM, cold_codec="auto")
+    for node, bytes_per_s in (("near-1", 1e12), ("near-2", 1e12), ("far", far_bytes_per_s)):
+        make_session(world.space, node, speeds={"cold_bytes_per_s": bytes_per_s})
+    ids = world.store(2)
+    flush(world)
+    assert {at.codec for at in places(world, ids)} == {codec}
+    assert_same(world, ids)
 
 
 def test_noise_stays_as_it_is(world, monkeypatch):

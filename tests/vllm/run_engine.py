@@ -27,19 +27,15 @@ Run by the vLLM interpreter. Commands:
                      each step waits for them
 {"do": "force_async"}   engines that start from now on schedule a step ahead, as vLLM does on GPUs
 {"do": "stop"}       end the engine; another may be started. Fails if the adapter broke its contract
-Answers go to the process's original stdout; whatever vLLM prints goes to stderr.
 """
 
 import gc
-import json
-import os
 import sys
 import time
 from pathlib import Path
 
-answers = os.fdopen(os.dup(1), "w")
-os.dup2(2, 1)
 sys.path.append(str(Path(__file__).parents[1]))
+from support.commands import answer_commands
 
 
 class Engine:
@@ -435,17 +431,5 @@ def _plain(output):
     }
 
 
-def main():
-    engine = Engine()
-    for line in sys.stdin:
-        command = json.loads(line)
-        try:
-            answer = getattr(engine, command.pop("do"))(**command)
-        except Exception as error:
-            answer = {"error": f"{type(error).__name__}: {error}"}
-        answers.write(json.dumps(answer) + "\n")
-        answers.flush()
-
-
 if __name__ == "__main__":
-    main()
+    answer_commands(Engine())

@@ -200,7 +200,7 @@ def test_blocks_that_come_late_are_waited_for(platform, nodes):
 
 def test_without_a_prefill_node_the_decode_node_computes(nodes, router):
     prefill, decode = nodes
-    prefill.terminate()
+    prefill.kill()
     answer = complete(router.url, prompt="Nobody prefills. " * 9)
     alone = decode.complete(prompt="Nobody prefills. " * 9)
     assert text(answer) == text(alone)

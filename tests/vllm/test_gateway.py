@@ -1,6 +1,11 @@
-"""Two real engines behind LiteLLM's real proxy with `neve.litellm`."""
+"""A real engine behind LiteLLM's real proxy with `neve.litellm`; two with `make test-litellm`.
 
+Which of several nodes is chosen: `tests/litellm`.
+"""
+
+import itertools
 import json
+import os
 import re
 from contextlib import ExitStack
 from pathlib import Path
@@ -8,17 +13,19 @@ from pathlib import Path
 import httpx
 import pytest
 
+from neve.api import Neve
 from support.litellm_proxy import LitellmProxy
-from support.servers import ROOT, wait_until
+from support.servers import wait_until
 from support.vllm_server import PROMPT, VllmServer
 
-pytestmark = pytest.mark.vllm
+pytestmark = [pytest.mark.vllm, pytest.mark.usefixtures("nodes")]
 
+NODES = ("gateway-1", "gateway-2")[: 2 if os.environ.get("NEVE_TEST_LONG") == "1" else 1]
 SESSION = "e96634a3-fa28-4083-b354-55542e2dca01"
 
 
 @pytest.fixture(scope="module")
-def nodes(platform, vllm_python, model, engine_environment, tmp_path_factory):
+def starting(platform, vllm_python, model, engine_environment, tmp_path_factory):
     env = engine_environment(VLLM_ENABLE_V1_MULTIPROCESSING="1", NEVE_API_KEY=platform.node_key)
     neve = {
         "endpoint": platform.url,
@@ -39,22 +46,32 @@ def nodes(platform, vllm_python, model, engine_environment, tmp_path_factory):
                     neve | {"node": name},
                     env,
                     more=("--enable-prompt-tokens-details",),
-                    announces=True,
                     waits=False,
                 )
             )
-            for name in ("gpu-1", "gpu-2")
+            for name in NODES
         ]
-        for server in servers:
-            wait_until(server.healthy, timeout_s=300, what=server.url)
         yield servers
 
 
 @pytest.fixture(scope="module")
-def proxy(platform, nodes, tmp_path_factory):
-    python = ROOT / ".venv-litellm/bin/python"
-    if not python.exists():
-        pytest.fail(f"{python} is missing: run `make litellm`")
+def nodes(platform, proxy, starting):
+    for server in starting:
+        wait_until(server.healthy, timeout_s=300, what=server.url)
+        server.complete(prompt="Opens a session. " * 9)
+    with Neve(platform.url, platform.team_key) as neve:
+        [space] = {each.space for each in neve.nodes.list() if each.node in NODES}
+        for server in starting:  # checked at once: those that nodes announce wait for a worker
+            neve.engines.create(
+                name=f"engine-{server.port}", base_url=server.url, model="tiny", spaces=[space]
+            )
+    wait_until(lambda: "x-neve-node" in ask(proxy, "x").headers, what="the engines")
+    return starting
+
+
+@pytest.fixture(scope="module")
+def proxy(platform, starting, litellm_python, tmp_path_factory):
+    """Starts while the engines do."""
     models = [
         {
             "model_name": "tiny",
@@ -64,7 +81,7 @@ def proxy(platform, nodes, tmp_path_factory):
                 "api_key": "none",
             },
         }
-        for node in nodes
+        for node in starting
     ]
     tenant = {"name": "demo", "api_key": platform.team_key, "is_default": True}
     settings = {
@@ -72,8 +89,7 @@ def proxy(platform, nodes, tmp_path_factory):
         "tenants": [tenant],
     }
     folder: Path = tmp_path_factory.mktemp("litellm")
-    with LitellmProxy(folder, python, models, settings) as running:
-        wait_until(lambda: "x-neve-node" in ask(running, "x").headers, what="the engines")
+    with LitellmProxy(folder, litellm_python, models, settings) as running:
         yield running
 
 
@@ -111,8 +127,10 @@ def test_a_conversation_stays_at_its_node_which_reuses_what_it_stored(proxy, nod
 def test_what_was_saved_is_told_once_nodes_have_measured(proxy):
     """Prefill and the tier's speed; the tiny model's load is slower than computing it."""
     found = {}
+    fresh = itertools.count()
 
     def is_told():
+        ask(proxy, f"{next(fresh)} {PROMPT}")  # nodes measure prefills of 64 tokens and more
         headers = ask(proxy, PROMPT).headers
         found.update(headers)
         return "x-neve-saved" in headers

@@ -35,12 +35,10 @@ class PageStore:
         *,
         match_deadline_s: float,
         load_deadline_s: float,
-        store_deadline_s: float = PUT_DEADLINE_S,
     ) -> None:
         self._connected = client
         self._match_deadline_s = match_deadline_s
         self._load_deadline_s = load_deadline_s
-        self._store_deadline_s = store_deadline_s
         self._stopped = False
         self._lock = threading.Lock()
         self._missed: tuple[bytes, float] = (b"", 0.0)  # last key of a chain, and when
@@ -103,7 +101,7 @@ class PageStore:
         transfer = client.put_many(
             [BlockRef(ids[n], parents[n], tokens) for n in new],
             [pages[n] for n in new],
-            deadline_s=self._store_deadline_s,
+            deadline_s=PUT_DEADLINE_S,
         )
         for n, outcome in zip(new, transfer.wait(), strict=True):
             stored[n] = outcome is None

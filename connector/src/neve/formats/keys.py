@@ -22,6 +22,7 @@ BOOKS: Final = {
 KEY_BOOKS: Final = tuple(BOOKS)[:7]
 _KEY_BOOKS: Final = tuple(letter.encode() for letter in KEY_BOOKS)
 SLOTS: Final = 16384
+MOST_BUCKETS: Final = 1536  # of a tenant; a cursor of removals has a time of each
 CELLS: Final = 256  # equal parts of the slots; bucket n uses the cell of n mod 256
 
 

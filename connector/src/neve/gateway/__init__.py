@@ -21,6 +21,7 @@ they are neither kept nor logged.
 | `store` | Neve's `lookup` and engines, with deadline and breaker |
 | `gateway` | all of it for one tenant |
 | `pools` | prefill pools: options, speeds, queues |
+| `tokens` | token ids of prompts that a pool may compute |
 | `prefill` | which prompts a pool computes, and the hand-over of the blocks (`Prefills`) |
 
 Whoever routes brings the HTTP server: no web framework, no LiteLLM and no engine is imported here.

@@ -64,7 +64,7 @@ class Route:
         asked = params.get("neve")
         asked = dict(asked) if isinstance(asked, Mapping) else {}
         if self.context is not None:
-            asked.setdefault("context", self.context.name)
+            asked["context"] = self.context.name
         return {**params, "neve": asked}
 
 
@@ -101,6 +101,7 @@ class Gateway:
         request_id: str | None = None,
         needs_found: bool = True,
         reads_aside: bool = False,
+        scope: str = "",
     ) -> Route:
         """Chooses one of `nodes`, at least one; unhealthy ones only if all are.
 
@@ -110,6 +111,8 @@ class Gateway:
         `needs_found`: wait for Neve's answer, up to its deadline, to know `Route.found`. False:
         only where the answer could change the choice; `found` is there once it comes.
         `reads_aside`: a long prompt, read and hashed in a thread.
+        `scope`: of clients within the tenant that must not touch each other's contexts: ends the
+        names of theirs.
         """
         if not nodes:
             raise Misuse("no node to choose from", field="nodes")
@@ -122,6 +125,8 @@ class Gateway:
         lookup: Lookup | None = None
         try:
             context = name_in(headers, body, self._key)
+            if context is not None and scope:
+                context = context.within(scope)
             read = asyncio.to_thread(self._read, body) if reads_aside else None
             prompt, prefixes = self._read(body) if read is None else await read
             if prompt is not None:

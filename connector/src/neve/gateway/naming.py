@@ -41,6 +41,15 @@ class ContextName:
     name: str
     source: str
 
+    def within(self, scope: str) -> "ContextName":
+        """The context of this name in a scope, which ends the name. Of a name that is too long for
+        it, a hash of the whole stands for its last characters."""
+        name, most = self.name, MOST_CHARS - len(scope) - 1
+        if len(name) > most:
+            digest = blake2b(name.encode(errors="surrogatepass"), digest_size=8).hexdigest()
+            name = f"{name[: most - len(digest) - 1]}~{digest}"
+        return ContextName(f"{name}.{scope}", self.source)
+
 
 def name_in(
     headers: Mapping[str, str], body: Mapping[str, Any], key: bytes = b""

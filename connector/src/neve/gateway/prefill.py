@@ -92,7 +92,7 @@ class Handed:
     pool: str = ""
     prefilled: Mapping[str, Any] | None = None
     took_s: float = 0.0
-    _note: Callable[[], None] | None = field(default=None, repr=False)
+    _note: Callable[[float | None], None] | None = field(default=None, repr=False)
 
     def added_to(self, params: Any) -> Any:
         """`kv_transfer_params` of the request for the decode node; `params`: the client's."""
@@ -102,11 +102,24 @@ class Handed:
         wish = dict(wish) if isinstance(wish, Mapping) else {}
         return {**(params or {}), "neve": {**wish, "prefilled": dict(self.prefilled)}}
 
-    def first_token(self) -> None:
-        """The decode node's first token is there. Later calls change nothing."""
+    def first_token(self, at: float | None = None) -> None:
+        """The decode node's first token is there, or was there at `at` by the clock of the
+        `Prefills`. Later calls change nothing."""
         note, self._note = self._note, None
         if note is not None:
-            note()
+            note(at)
+
+    def summary(self) -> str:
+        """`x-neve-prefill` of an answer: the outcome, then `; name=value` of what is known."""
+        parts = [str(self.outcome)]
+        if self.pool:
+            parts.append(f"pool={self.pool}")
+        parts.append(f"uncached={self.tokens}")
+        if self.threshold is not None:
+            parts.append(f"threshold={self.threshold:.0f}")
+        if self.took_s:
+            parts.append(f"took={self.took_s:.3f}")
+        return "; ".join(part for part in parts if part.isascii() and part.isprintable())
 
 
 @dataclass(frozen=True)
@@ -203,10 +216,10 @@ class Prefills:
         known = self.local.curve(cached_tokens=cached)
         number = work.begin(0.0 if known is None else known.at(prompt.uncached))
 
-        def note() -> None:
+        def note(at: float | None) -> None:
             work.end(number)
             if is_alone and handed.prefilled is None and found is not None:
-                self.local.add(cached, prompt.uncached, self._clock() - begun)
+                self.local.add(cached, prompt.uncached, (at or self._clock()) - begun)
 
         handed._note = note
         try:
@@ -238,9 +251,9 @@ class Prefills:
     def _noting_load(self, handed: Handed, begun: float) -> Handed:
         size_bytes = 0 if self.kv is None else int(self.kv.of(handed.tokens))
 
-        def note() -> None:
+        def note(at: float | None) -> None:
             ahead = self._loads.begin(size_bytes)
-            self._loads.end(size_bytes, ahead, self._clock() - begun, self._clock())
+            self._loads.end(size_bytes, ahead, (at or self._clock()) - begun, self._clock())
 
         handed._note = note
         return handed

@@ -8,7 +8,7 @@ second, later for up to half a minute. Engines and prices are read in the backgr
 import asyncio
 import ssl
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from decimal import Decimal
 from hashlib import blake2b
 from time import monotonic
@@ -46,6 +46,10 @@ class Found:
     load_s: float | None = None
     compute_s: float | None = None
     tail: int = 0
+
+    def with_held(self, tokens: int, share: float) -> "Found":
+        """And what a node probably has in its own cache: `share` of `tokens`."""
+        return replace(self, usable=max(self.usable, int(tokens * share)))
 
 
 @dataclass(frozen=True)
@@ -158,6 +162,10 @@ class Store:
         await asyncio.wait({lookup.task}, timeout=self._deadline_s)
         if not lookup.task.done():
             self._fail(f"lookup takes longer than {self._deadline_s:g} s")
+
+    async def speeds_of(self, space: int) -> models.BreakEven:
+        """What nodes of the space measured. Raises `NeveError`."""
+        return (await self._neve.spaces.get(space)).break_even
 
     async def facts(self) -> None:
         """Reads engines and prices, if that is due; waits for the first reading alone, for at

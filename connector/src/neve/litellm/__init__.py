@@ -8,6 +8,7 @@ reused. docs/litellm.md says how to configure it; what it shares with other gate
 |---|---|
 | `settings` | `callback_settings: neve:` of the proxy's configuration |
 | `deployments` | deployments of LiteLLM as nodes |
+| `pools` | prefill pools of a tenant |
 | `reports` | response headers, and metadata of spend logs |
 | `callback` | the hooks that LiteLLM calls |
 """

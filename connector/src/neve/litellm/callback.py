@@ -11,8 +11,8 @@
 
 The choice narrows what LiteLLM's own filters (cooldowns, tags, orders, limits) leave, so these
 hold; its `routing_strategy` then picks from that one node. An error in here is logged, and LiteLLM
-goes on as if the plug-in were not there. Only the check that keeps a tenant from another tenant's
-node may refuse a request.
+goes on as if the plug-in were not there. Only what keeps apart may refuse a request: the check
+that keeps a tenant from another tenant's node, and the salts of teams and keys.
 
 Bodies are held while a request runs. They are never logged.
 """
@@ -24,14 +24,18 @@ from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any, Final
 
+import httpx
 from litellm.integrations.custom_logger import CustomLogger
 
 from neve import log_events
+from neve.errors import Refused
 from neve.gateway import Gateway, Node, Nodes, Route, Store
 from neve.gateway.nodes import IN_FLIGHT_S
-from neve.litellm.deployments import node_of
+from neve.litellm.deployments import is_nobodys, node_of, served_model, takes_salts
+from neve.litellm.pools import Prepared, TenantPools
 from neve.litellm.reports import Report, report_of
 from neve.litellm.settings import Settings, TenantSettings
 
@@ -41,6 +45,9 @@ _GENERATIONS: Final = frozenset(
         *("responses", "aresponses", "anthropic_messages"),
     )
 )
+# Of the API of completions: a pool computes the same tokens.
+_PREFILLED: Final = frozenset(("completion", "acompletion", "text_completion", "atext_completion"))
+_POOL_LOOKUPS: Final = 64  # at a time; tokens are given, so none needs an engine
 _MARK: Final = "neve_request"  # in LiteLLM's metadata of a request: names its `_Asked`
 _MOST_REQUESTS: Final = 10_000
 _Deployment = dict[str, Any]
@@ -54,6 +61,7 @@ class _Tenant:
     settings: TenantSettings
     gateway: Gateway
     store: Store
+    pools: TenantPools | None
 
 
 @dataclass
@@ -65,9 +73,11 @@ class _Asked:
     headers: Mapping[str, str]
     body: Mapping[str, Any]
     salt: str | None
+    scope: str
     begun: float = field(default_factory=time.monotonic)
     route: Route | None = None
     model: str | None = None
+    prepared: Prepared | None = None
     is_ended: bool = False
     is_answered: bool = False
 
@@ -87,9 +97,10 @@ class NevePlugin(CustomLogger):  # type: ignore[misc]  # litellm is untyped here
     async def async_pre_call_hook(
         self, user_api_key_dict: Any, cache: Any, data: dict[str, Any], call_type: str
     ) -> None:
+        settings = None
         try:
-            metadata = _metadata_of(data)
-            metadata.pop(_MARK, None)  # nobody else's
+            for each in _metadatas_of(data):
+                each.pop(_MARK, None)  # nobody else's
             if call_type not in _GENERATIONS:
                 return
             team, key = user_api_key_dict.team_id, user_api_key_dict.token
@@ -102,12 +113,15 @@ class NevePlugin(CustomLogger):  # type: ignore[misc]  # litellm is untyped here
                 _headers_of(data),
                 data,
                 settings.salt_of(team=team, key=key, given=data.get("cache_salt")),
+                settings.scope_of(team=team, key=key),
             )
-            metadata[_MARK] = asked.id
+            _metadata_of(data)[_MARK] = asked.id
             self._remember(asked)
             await asked.tenant.store.facts()
         except Exception:
             self._broken("pre_call")
+            if settings is not None and settings.salt_by != "none":
+                raise
 
     async def async_filter_deployments(
         self,
@@ -118,9 +132,11 @@ class NevePlugin(CustomLogger):  # type: ignore[misc]  # litellm is untyped here
         parent_otel_span: Any = None,
     ) -> list[_Deployment]:
         kwargs = request_kwargs or {}
-        asked = self._asked(kwargs)
-        if _asking.get() or asked is None or not isinstance(healthy_deployments, list):
+        if _asking.get() or not isinstance(healthy_deployments, list):
             return healthy_deployments
+        asked = self._asked(kwargs)
+        if asked is None:
+            return [each for each in healthy_deployments if is_nobodys(each)]
         # Not inside `try`: a tenant must not reach another tenant's node, whatever fails below.
         own = {
             id(each): node
@@ -161,6 +177,7 @@ class NevePlugin(CustomLogger):  # type: ignore[misc]  # litellm is untyped here
                 list(by_name.values()),
                 request_id=asked.id,
                 needs_found=False,
+                scope=asked.scope,
             )
             asked.model = model
         if not self._settings.routes:
@@ -175,24 +192,58 @@ class NevePlugin(CustomLogger):  # type: ignore[misc]  # litellm is untyped here
     async def async_pre_call_deployment_hook(
         self, kwargs: dict[str, Any], call_type: Any
     ) -> dict[str, Any] | None:
+        asked = self._asked(kwargs)
+        deployment = {"litellm_params": kwargs, "model_info": kwargs.get("model_info")}
+        if asked is None:
+            self._require_known(kwargs, deployment)
+            return None
+        node = self._node_of(deployment, asked.tenant)
+        if node is None:
+            return None
+        # Not inside `try`: no request goes on without its salt, whatever fails below.
+        own = dict(kwargs)
+        is_salted = asked.tenant.settings.salt_by != "none"
+        if node.space is not None or (is_salted and takes_salts(deployment)):
+            own["extra_body"] = _without_own(kwargs.get("extra_body"))
+            if asked.salt is not None:
+                own["cache_salt"] = asked.salt
         try:
-            asked = self._asked(kwargs)
-            if asked is None or asked.route is None:
-                return None
-            node = self._node_of(
-                {"litellm_params": kwargs, "model_info": kwargs.get("model_info")}, asked.tenant
-            )
-            if node is None:
-                return None
-            asked.route = asked.tenant.gateway.move(asked.route, node)
-            if node.space is None:
-                return None
-            params = asked.route.engine_params(kwargs)
-            salt = {} if asked.salt is None else {"cache_salt": asked.salt}
-            return {**kwargs, **salt, "kv_transfer_params": params}
+            if asked.route is not None:
+                asked.route = asked.tenant.gateway.move(asked.route, node)
+                if node.space is not None:
+                    return await self._prepared(own, node, asked, asked.route, call_type)
+            return own
         except Exception:
             self._broken("deployment")
-            return None
+            return own
+
+    async def _prepared(
+        self, kwargs: dict[str, Any], node: Node, asked: _Asked, route: Route, call_type: Any
+    ) -> dict[str, Any]:
+        kwargs["kv_transfer_params"] = route.engine_params(kwargs)
+        kind = getattr(call_type, "value", call_type)
+        if asked.tenant.pools is None or kind not in _PREFILLED:
+            return kwargs
+        if asked.prepared is None:
+            key = kwargs.get("api_key")
+            asked.prepared = await asked.tenant.pools.prepared(
+                node,
+                served_model(kwargs),
+                kwargs,
+                salt=asked.salt,
+                held_share=route.held_share,
+                key=key if isinstance(key, str) else None,
+            )
+        if asked.prepared is not None:
+            handed = asked.prepared.handed
+            kwargs["kv_transfer_params"] = handed.added_to(kwargs["kv_transfer_params"])
+        return kwargs
+
+    def _require_known(self, kwargs: Mapping[str, Any], deployment: _Deployment) -> None:
+        """Raises `Refused` for a request that was forgotten: its salt is, too."""
+        is_marked = any(_MARK in each for each in _metadatas_of(kwargs))
+        if is_marked and self._settings.is_salted and takes_salts(deployment):
+            raise Refused("the request took too long to be sent: send it again")
 
     async def async_post_call_failure_deployment_hook(
         self,
@@ -203,6 +254,9 @@ class NevePlugin(CustomLogger):  # type: ignore[misc]  # litellm is untyped here
     ) -> None:
         try:
             asked = self._asked(request_data)
+            if asked is not None and asked.prepared is not None:
+                await asked.prepared.end()
+                asked.prepared = None  # another deployment may need a pool again
             if asked is not None and asked.route is not None:
                 status = getattr(exception, "status_code", None)
                 failed = isinstance(status, int) and status >= 500
@@ -220,7 +274,7 @@ class NevePlugin(CustomLogger):  # type: ignore[misc]  # litellm is untyped here
         asked = self._asked(request_data)
         if asked is not None:
             self._nodes.end(asked.id)
-            self._ended(asked)
+            await self._ended(asked)
 
     async def async_post_call_response_headers_hook(
         self,
@@ -237,7 +291,9 @@ class NevePlugin(CustomLogger):  # type: ignore[misc]  # litellm is untyped here
             report = self._report(asked, response)
             asked.is_answered = True
             self._forget_if_done(asked)
-            return None if report is None else report.headers()
+            if report is None or not self._settings.tells_clients:
+                return None
+            return report.headers()
         except Exception:
             self._broken("headers")
             return None
@@ -250,10 +306,11 @@ class NevePlugin(CustomLogger):  # type: ignore[misc]  # litellm is untyped here
             asked = self._asked(params)
             if asked is not None:
                 report = self._report(asked, result, is_cached=bool(kwargs.get("cache_hit")))
+                if asked.route is not None:  # also at a server without Neve
+                    asked.tenant.gateway.end(asked.route)
                 if report is not None:
-                    asked.tenant.gateway.end(report.route)
                     _tell_spend_log(kwargs, params, report.metadata())
-                self._ended(asked)
+                await self._ended(asked, _first_token_at(kwargs))
         except Exception:
             self._broken("logging")
         return kwargs, result
@@ -266,7 +323,8 @@ class NevePlugin(CustomLogger):  # type: ignore[misc]  # litellm is untyped here
         if route is None or route.node.space is None or is_cached:
             return None
         gpus = asked.tenant.store.gpus_of(route.node.space)
-        return report_of(asked.tenant.gateway, route, response, gpus)
+        handed = None if asked.prepared is None else asked.prepared.handed
+        return report_of(asked.tenant.gateway, route, response, gpus, handed)
 
     def _tenant(self, settings: TenantSettings) -> _Tenant:
         tenant = self._tenants.get(settings.name)
@@ -285,8 +343,24 @@ class NevePlugin(CustomLogger):  # type: ignore[misc]  # litellm is untyped here
                 margin=self._settings.margin,
                 piece_bytes=self._settings.piece_bytes,
             )
-            tenant = self._tenants[settings.name] = _Tenant(settings, gateway, store)
+            tenant = _Tenant(settings, gateway, store, self._pools(settings))
+            self._tenants[settings.name] = tenant
         return tenant
+
+    def _pools(self, settings: TenantSettings) -> TenantPools | None:
+        if not settings.pools:
+            return None
+        assert self._tls is not None
+        store = Store(
+            self._settings.endpoint,
+            settings.api_key,
+            deadline_s=self._settings.lookup_deadline_s,
+            most_lookups=_POOL_LOOKUPS,
+            verify=self._tls,
+        )
+        # No proxies or keys of the environment; no redirect is followed, so no key goes elsewhere.
+        http = httpx.AsyncClient(verify=self._tls, trust_env=False)
+        return TenantPools(settings.pools, store=store, http=http)
 
     def _node_of(self, deployment: Mapping[str, Any], tenant: _Tenant) -> Node | None:
         return node_of(deployment, tenant=tenant.settings.name, engines=tenant.store.engines)
@@ -304,7 +378,9 @@ class NevePlugin(CustomLogger):  # type: ignore[misc]  # litellm is untyped here
             del self._requests[oldest.id]
             oldest = next(iter(self._requests.values()))
 
-    def _ended(self, asked: _Asked) -> None:
+    async def _ended(self, asked: _Asked, first_token_at: float | None = None) -> None:
+        if asked.prepared is not None:
+            await asked.prepared.end(first_token_at)
         asked.is_ended = True
         asked.headers = asked.body = {}
         self._forget_if_done(asked)
@@ -358,11 +434,27 @@ def _tell_spend_log(
 
 def _metadata_of(kwargs: Mapping[str, Any]) -> dict[str, Any]:
     """LiteLLM's own metadata of a request, which is no member of the client's body."""
-    for name in ("litellm_metadata", "metadata"):
-        found = kwargs.get(name)
-        if isinstance(found, dict):
-            return found
-    return {}
+    return next(iter(_metadatas_of(kwargs)), {})
+
+
+def _metadatas_of(kwargs: Mapping[str, Any]) -> list[dict[str, Any]]:
+    found = (kwargs.get(name) for name in ("litellm_metadata", "metadata"))
+    return [each for each in found if isinstance(each, dict)]
+
+
+def _without_own(body: object) -> Any:
+    """`extra_body` without members that the plug-in sets: it would have the last word."""
+    if not isinstance(body, Mapping):
+        return body
+    return {k: v for k, v in body.items() if k not in ("cache_salt", "kv_transfer_params")}
+
+
+def _first_token_at(kwargs: Mapping[str, Any]) -> float | None:
+    """Of a stream, by the monotonic clock; None of other answers."""
+    came = kwargs.get("completion_start_time")
+    if not kwargs.get("stream") or not isinstance(came, datetime):
+        return None
+    return time.monotonic() - (datetime.now(came.tzinfo) - came).total_seconds()
 
 
 def _headers_of(data: Mapping[str, Any]) -> dict[str, str]:

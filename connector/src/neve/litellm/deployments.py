@@ -43,9 +43,31 @@ def node_of(
     return Node(name, url, space)
 
 
+def is_nobodys(deployment: Mapping[str, Any]) -> bool:
+    """Whether it is kept for no tenant."""
+    asked = (deployment.get("model_info") or {}).get("neve")
+    return not isinstance(asked, Mapping) or asked.get("tenant") is None
+
+
+def takes_salts(deployment: Mapping[str, Any]) -> bool:
+    """Whether it may be vLLM although Neve has not named it as an engine: others refuse
+    `cache_salt`."""
+    return _provider_of(deployment.get("litellm_params") or {}) == "hosted_vllm"
+
+
+def served_model(params: Mapping[str, Any]) -> str:
+    """The model's name at its server. `params`: `litellm_params`."""
+    model = str(params.get("model", ""))
+    provider, _, name = model.partition("/")
+    return name if provider in _PROVIDERS else model
+
+
 def _speaks_vllm(params: Mapping[str, Any]) -> bool:
-    provider = params.get("custom_llm_provider") or str(params.get("model", "")).partition("/")[0]
-    return provider in _PROVIDERS
+    return _provider_of(params) in _PROVIDERS
+
+
+def _provider_of(params: Mapping[str, Any]) -> str:
+    return params.get("custom_llm_provider") or str(params.get("model", "")).partition("/")[0]
 
 
 def _shown(url: str) -> str:

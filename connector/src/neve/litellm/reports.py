@@ -13,18 +13,21 @@ from typing import Any
 from urllib.parse import quote
 
 from neve.gateway.gateway import Gateway, Route
+from neve.gateway.prefill import Handed
 
 
 @dataclass(frozen=True)
 class Report:
     """None: not known. `saved`: money in `currency`, a lower bound where only `cached_tokens` is
-    known (a hit in the node's own cache saves the load as well)."""
+    known (a hit in the node's own cache saves the load as well). `handed`: what a prefill pool
+    did; None: no pool serves such requests."""
 
     route: Route
     reused_tokens: int | None = None
     cached_tokens: int | None = None
     saved: Decimal | None = None
     currency: str | None = None
+    handed: Handed | None = None
 
     def headers(self) -> dict[str, str]:
         """Names in lower case, values in ASCII."""
@@ -40,6 +43,8 @@ class Report:
             told["cached-tokens"] = self.cached_tokens
         if self.saved is not None:
             told["saved"] = f"{_plain(self.saved)} {self.currency}"
+        if self.handed is not None:
+            told["prefill"] = self.handed.summary()
         return {f"x-neve-{name}": str(value) for name, value in told.items()}
 
     def metadata(self) -> dict[str, Any]:
@@ -57,18 +62,23 @@ class Report:
                 ("cached_tokens", self.cached_tokens),
                 ("saved", None if self.saved is None else _plain(self.saved)),
                 ("currency", self.currency),
+                ("prefill", None if self.handed is None else str(self.handed.outcome)),
+                ("prefill_pool", None if self.handed is None else self.handed.pool or None),
             )
             if value is not None
         }
         return told
 
 
-def report_of(gateway: Gateway, route: Route, response: object, gpus: int) -> Report:
+def report_of(
+    gateway: Gateway, route: Route, response: object, gpus: int, handed: Handed | None = None
+) -> Report:
     """`response`: LiteLLM's, or None if there is none yet."""
     reused, cached = _reused(response), _cached(response)
     counted = reused if reused is not None else cached
     saved = None if counted is None else gateway.saved(route.found, counted, gpus)
-    return Report(route, reused, cached, *(saved or (None, None)))
+    amount, currency = saved or (None, None)
+    return Report(route, reused, cached, amount, currency, handed)
 
 
 def _reused(response: object) -> int | None:

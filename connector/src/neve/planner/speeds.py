@@ -1,11 +1,11 @@
-"""The speeds that nodes measured, as one: the median of each.
+"""The speeds that nodes measured, as one: the median of each, or the mean of a link's seconds.
 
 Heartbeats carry them by the names of `neve.node.stats.SPEEDS`.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from statistics import median
+from statistics import harmonic_mean, median
 from typing import Final
 
 from neve.index.tier import Tier
@@ -47,3 +47,14 @@ def medians(nodes: Sequence[Mapping[str, float]]) -> Speeds:
     }
     is_known = prefill.s_per_token > 0 or prefill.s_per_pair > 0
     return Speeds(prefill if is_known else None, stores, sum(bool(node) for node in nodes))
+
+
+def mean_bytes_per_s(nodes: Sequence[Mapping[str, float]], tier: Tier) -> float | None:
+    """Speed of a tier at which a byte takes as long as at the mean of the nodes that measured it.
+
+    Their harmonic mean: nodes behind a slow link are not outvoted by many near the tier, since what
+    they wait is most of all waiting. None: no node measured it.
+    """
+    each = [measured(node, f"{tier.value}_bytes_per_s") for node in nodes]
+    known = [value for value in each if value]
+    return harmonic_mean(known) if known else None

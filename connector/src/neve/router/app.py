@@ -102,7 +102,9 @@ class RunningRouter:
         """Again and again, until cancelled."""
         while True:
             # Soon again while nothing is measured: the first nodes may have just begun.
-            is_ready = self.router.prefills.kv is not None and self.served.space is not None
+            prefills = self.router.prefills
+            is_measured = prefills.kv is not None and prefills.local.curve() is not None
+            is_ready = is_measured and self.served.space is not None
             await asyncio.sleep(REFRESH_S if is_ready else min(2.0, REFRESH_S))
             self.router.forget_keys()
             with suppress(Misuse):  # a node that serves another model by now: requests say so

@@ -13,9 +13,9 @@ from typing import Any, Final, TypeVar
 
 import httpx
 
-from neve.gateway import Gateway, Node, Route, read_prompt
+from neve.gateway import Gateway, Node, Route
 from neve.gateway.prefill import Handed, Prefills
-from neve.gateway.store import Found
+from neve.gateway.tokens import tokens_of
 from neve.router.metrics import Metrics
 from neve.router.upstream import (
     Asked,
@@ -25,14 +25,11 @@ from neve.router.upstream import (
     passed_headers,
     problem,
     served_models,
-    tokenize,
 )
 
 PROMPTED: Final = ("/v1/completions", "/v1/chat/completions")
 _TRIES: Final = 2  # of decode nodes, as long as not a byte of an answer came
 _MOST_KEYS: Final = 4096  # of clients, known to be good
-# With these the engine computes the whole prompt in any case, or another one.
-_NEVER: Final = ("prompt_logprobs", "prompt_embeds", "truncate_prompt_tokens", "chat_template")
 _OWN_HEADER: Final = b"x-neve-prefill"
 # Larger bodies are parsed, hashed and written in a thread, so that other requests go on.
 _SMALL_BYTES: Final = 65_536
@@ -102,7 +99,7 @@ class Router:
                     raw = await _aside(asked, _with_params, raw, body, route, None)
                 await self._ask(asked, raw, route, None, send)
                 return
-            found = _with_held(route.found, len(tokens), route.held_share)
+            found = route.found and route.found.with_held(len(tokens), route.held_share)
             salt = body.get("cache_salt")
             async with self.prefills.prepared(
                 tokens, found, salt=salt if isinstance(salt, str) else "", node=route.node.name
@@ -148,7 +145,7 @@ class Router:
         """Raises httpx.HTTPError if the answer ends early, as the client's then has to."""
         headers = passed_headers(response)
         if handed is not None and self._tells_outcome:
-            headers.append((_OWN_HEADER, _summary(handed).encode()))
+            headers.append((_OWN_HEADER, handed.summary().encode()))
         is_stream = response.headers.get("content-type", "").startswith("text/event-stream")
         self.metrics.answered(response.status_code)
         await send(
@@ -175,25 +172,16 @@ class Router:
         pools = self.prefills.pools
         if not pools or self.served.space is None or body.get("model") != self.served.model:
             return None
-        if any(body.get(name) is not None for name in _NEVER) or body.get("echo"):
-            return None
         least = min(pool.options.least_tokens for pool in pools)
         if len(asked.body) <= least:  # a token has a byte at least
             return None
-        prompt = await _aside(asked, read_prompt, body)
-        query = None if prompt is None else prompt.query
-        if prompt is None or query is None:
-            return None
-        if prompt.tokens is not None:
-            return prompt.tokens
-        if "text" in query:
-            query["prompt"] = query.pop("text")
-        query.pop("salt", None)
-        if query.get("continue_final_message"):
-            query.setdefault("add_generation_prompt", False)
-        node = self._least_busy()
-        return await tokenize(
-            self._http, node.url, {"model": self.served.model, **query}, self._authorization(asked)
+        return await tokens_of(
+            self._http,
+            self._least_busy().url,
+            self.served.model,
+            body,
+            self._authorization(asked),
+            reads_aside=len(asked.body) > _SMALL_BYTES,
         )
 
     def _may_be_prompt(self, asked: Asked) -> bool:
@@ -257,23 +245,3 @@ def _with_params(raw: bytes, body: Mapping[str, Any], route: Route, handed: Hand
     if handed is not None:
         params = handed.added_to(params)
     return json.dumps({**body, "kv_transfer_params": params}).encode()
-
-
-def _with_held(found: Found | None, tokens: int, share: float) -> Found | None:
-    """With what the decode node probably has in its own cache."""
-    if found is None:
-        return None
-    return replace(found, usable=max(found.usable, int(tokens * share)))
-
-
-def _summary(handed: Handed) -> str:
-    """`x-neve-prefill` of the answer: the outcome, then `; name=value` of what is known."""
-    parts = [str(handed.outcome)]
-    if handed.pool:
-        parts.append(f"pool={handed.pool}")
-    parts.append(f"uncached={handed.tokens}")
-    if handed.threshold is not None:
-        parts.append(f"threshold={handed.threshold:.0f}")
-    if handed.took_s:
-        parts.append(f"took={handed.took_s:.3f}")
-    return "; ".join(part for part in parts if part.isascii() and part.isprintable())

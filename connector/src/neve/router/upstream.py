@@ -1,16 +1,15 @@
 """Requests to engines. Their answers pass as they are: status, headers, bytes, errors, pace."""
 
 import json
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 import httpx
 
 Headers = Sequence[tuple[bytes, bytes]]
 CONNECT_S: Final = 3.0
-TOKENIZE_S: Final = 20.0
 # vLLM's server closes idle connections after five seconds: be earlier than it.
 # Source: uvicorn's timeout_keep_alive.
 KEEP_S: Final = 2.0
@@ -97,26 +96,6 @@ def passed_headers(response: httpx.Response) -> list[tuple[bytes, bytes]]:
         for key, value in response.headers.raw
         if key.lower() not in _OF_CONNECTION
     ]
-
-
-async def tokenize(
-    http: httpx.AsyncClient, url: str, body: Mapping[str, Any], authorization: str | None
-) -> list[int] | None:
-    """Token ids, as /tokenize of vLLM has them; None if it does not answer so."""
-    headers = {} if authorization is None else {"Authorization": authorization}
-    try:
-        answer = await http.post(
-            f"{url}/tokenize",
-            json=body,
-            headers=headers,
-            timeout=httpx.Timeout(TOKENIZE_S, connect=CONNECT_S),
-        )
-        found = answer.json().get("tokens") if answer.status_code == 200 else None
-    except (httpx.HTTPError, ValueError, AttributeError):
-        return None
-    if not isinstance(found, list) or not all(type(token) is int and token >= 0 for token in found):
-        return None
-    return found
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,6 @@ from typing import Any
 
 import torch
 from huggingface_hub import snapshot_download
-from sglang.srt.mem_cache.hybrid_cache.hybrid_cache_controller import HybridCacheController
 from sglang.srt.runtime_context import get_exec, get_server_args
 
 from neve.engine.options import Options
@@ -36,19 +35,11 @@ def server_arguments() -> Any | None:
         return None
 
 
-def starts_with_neve() -> bool:
-    """Whether the operator's arguments name Neve, so that no backend is attached before it."""
-    arguments = server_arguments()
-    if arguments is None:
-        return True
-    given = arguments.hicache_storage_backend_extra_config
-    extra, *_ = HybridCacheController.parse_storage_backend_extra_config(given)
-    named = (arguments.hicache_storage_backend, extra.get("class_name"))
-    return named == ("dynamic", "NeveStorage")
-
-
-def identify(storage: Any, pool: Any, pages: PoolPages, options: Options) -> SpaceIdentity:
+def identify(
+    storage: Any, pool: Any, pages: PoolPages, options: Options, *, starting: bool
+) -> SpaceIdentity:
     """`storage` is SGLang's `HiCacheStorageConfig`. Reads the weight files (sampled when large).
+    `starting`: whether they are still those that the server loads.
 
     MLA has no TP rank: all ranks hold the same KV, which the first one stores.
 
@@ -64,7 +55,7 @@ def identify(storage: Any, pool: Any, pages: PoolPages, options: Options) -> Spa
     kv_dtype = "auto" if arguments is None else str(arguments.kv_cache_dtype)
     return SpaceIdentity(
         model=(folder.resolve().name if folder.is_dir() else model)[-1024:],
-        revision=_revision(model, arguments, options),
+        revision=_revision(model, arguments, options, starting),
         dtype=dtype,
         kv_dtype=f"{kv_dtype}:{pool.dtype}",
         layout=(
@@ -91,14 +82,14 @@ def _kernel(arguments: Any | None) -> str:
     return f"{device}/{'/'.join(str(name) for name in names if name)}"
 
 
-def _revision(model: str, arguments: Any | None, options: Options) -> str:
+def _revision(model: str, arguments: Any | None, options: Options, starting: bool) -> str:
     """Names the weights and everything else that decides the KV's values. Raises `Misuse`."""
     if arguments is None:
         if options.revision is None:
             raise _unknown("there are no arguments of a server")
         return f"set:{options.revision}"
     weights, settings = _weights(model, arguments, options)
-    decides = {"arguments": deciding_arguments(arguments), "model": settings}
+    decides = {"arguments": deciding_arguments(arguments, starting=starting), "model": settings}
     drafter = arguments.speculative_draft_model_path
     if drafter is not None and drafter != model:
         content = folder_revision(Path(drafter)) if Path(drafter).exists() else drafter

@@ -6,7 +6,7 @@ may cost a shared page, but never shares a wrong one.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any, Final
@@ -58,11 +58,12 @@ OF_DRAFTERS: Final = ("model.context_length",)
 _ORIGIN: Final = {"_name_or_path", "_commit_hash", "transformers_version", "torch_dtype", "dtype"}
 
 
-def deciding_arguments(arguments: Any) -> dict[str, str]:
+def deciding_arguments(arguments: Any, *, starting: bool) -> dict[str, str]:
     """Name → value of SGLang's `ServerArgs` that count and are not at their default.
 
     Raises:
-        Misuse: a LoRA adapter is not in a local folder, so that its content is not known.
+        Misuse: a LoRA adapter's content is not known: it is in no local folder, or the server is
+            not `starting`, so that the folder may hold another one by now.
     """
     places = namespace_of(type(arguments))
     has_drafter = arguments.speculative_algorithm is not None
@@ -80,9 +81,8 @@ def deciding_arguments(arguments: Any) -> dict[str, str]:
             default = field.default
         if value != default:
             found[field.name] = json.dumps(value, sort_keys=True, default=str) + _content(value)
-    for adapter in arguments.lora_paths or ():
-        name, content = _adapter(adapter)
-        found[f"lora {name}"] = content
+    for name, path in _adapters(arguments.lora_paths):
+        found[f"lora {name}"] = _adapter_content(name, path, starting)
     return found
 
 
@@ -103,21 +103,28 @@ def model_settings(folder: Path) -> str:
     return blake2b(json.dumps(kept, sort_keys=True).encode(), digest_size=16).hexdigest()
 
 
-def _adapter(adapter: Any) -> tuple[str, str]:
-    """Name and content of one of `lora_paths`: a record, an object, or `name=path`."""
-    if isinstance(adapter, str):
-        name, _, path = adapter.rpartition("=")
-        name = name or path
-    elif isinstance(adapter, Mapping):
-        name, path = str(adapter["lora_name"]), str(adapter["lora_path"])
-    else:
-        name, path = str(adapter.lora_name), str(adapter.lora_path)
-    content = folder_revision(Path(path)) if Path(path).exists() else None
-    if content is None:
+def _adapters(given: Any) -> Iterator[tuple[str, str]]:
+    """Names and paths of `lora_paths`: a mapping, or records, objects and `name=path`."""
+    if isinstance(given, Mapping):
+        yield from given.items()
+        return
+    for adapter in given or ():
+        if isinstance(adapter, str):
+            name, _, path = adapter.partition("=")
+            yield name, path or name
+        elif isinstance(adapter, Mapping):
+            yield adapter["lora_name"], adapter["lora_path"]
+        else:
+            yield adapter.lora_name, adapter.lora_path
+
+
+def _adapter_content(name: str, path: str, starting: bool) -> str:
+    weights = folder_revision(Path(path)) if starting and Path(path).exists() else None
+    if weights is None:
         raise Misuse(
             f"can't tell the content of the LoRA adapter {name!r} in {path}, whose pages have keys "
-            f"of its name and path: keep adapters in local folders, or load them while the server "
-            f"runs",
+            f"of its name and path: keep adapters in local folders and start with Neve, or load "
+            f"them while the server runs",
             field="lora_paths",
         )
-    return name, content
+    return weights + _content(f"{path}/adapter_config.json")

@@ -28,7 +28,7 @@ from neve.engine.page_store import PageStore
 from neve.errors import Misuse
 from neve.formats.space import MAX_CHUNK_TOKENS
 from neve.sglang import changes
-from neve.sglang.identity import identify, server_arguments, starts_with_neve
+from neve.sglang.identity import identify, server_arguments
 from neve.sglang.pages import PoolPages
 
 CONFIG: Final = "--hicache-storage-backend-extra-config"
@@ -69,7 +69,8 @@ class NeveStorage(HiCacheStorage):  # type: ignore[misc]  # sglang is untyped he
             raise Misuse(f"set it to 1 in {CONFIG}", field="interface_v1")
         self._options = self._read(extra)
         self._refuse_parallelism()
-        changes.watch(self, self._options.revision, since_start=starts_with_neve())
+        self._starting = changes.is_starting()
+        changes.watch(self, self._options.revision, starting=self._starting)
         self._link: Link | None = None
         self._pages: PoolPages | None = None
         self._store = PageStore(
@@ -105,7 +106,9 @@ class NeveStorage(HiCacheStorage):  # type: ignore[misc]  # sglang is untyped he
         """Connects. Raises `Misuse` for a pool, a layout or weights that can't be served."""
         super().register_mem_pool_host(mem_pool_host)
         self._pages = PoolPages(mem_pool_host)
-        identity = identify(self._config, mem_pool_host, self._pages, self._options)
+        identity = identify(
+            self._config, mem_pool_host, self._pages, self._options, starting=self._starting
+        )
         # A page is a block.
         options = replace(self._options, max_chunk_tokens=min(self._pages.tokens, MAX_CHUNK_TOKENS))
         engine = Engine("sglang", __version__)
