@@ -54,6 +54,8 @@ def test_prompts_of_all_apis_are_read():
     anthropic = read_prompt({"system": "s", "messages": [{"role": "user", "content": "x"}]})
     assert anthropic.query["messages"][0] == {"role": "system", "content": "s"}
     assert read_prompt({"input": [{"role": "user", "content": "x"}]}).query is None
+    gemini = read_prompt({"contents": {"parts": [{"text": "x"}]}, "systemInstruction": {}})
+    assert (gemini.items, gemini.query) == ([{"parts": [{"text": "x"}]}], None)
     image = [{"type": "image_url", "image_url": {"url": "data:"}}]
     assert read_prompt({"messages": [{"role": "user", "content": image}]}).query is None
 

@@ -43,9 +43,12 @@ class World:
     key: str
 
     def post(self, path: str, body: dict[str, Any], *, team: str = "acme", **headers: str) -> Any:
+        return self.send(f"v1/{path}", {"model": "tiny"} | body, team=team, **headers)
+
+    def send(self, path: str, body: dict[str, Any], *, team: str = "acme", **headers: str) -> Any:
         return httpx.post(
-            f"{self.proxy.url}/v1/{path}",
-            content=json.dumps({"model": "tiny"} | body),  # surrogates stay escaped
+            f"{self.proxy.url}/{path}",
+            content=json.dumps(body),  # surrogates stay escaped
             headers={
                 "Authorization": f"Bearer sk-{team}-0123456789",
                 "Content-Type": "application/json",
@@ -60,6 +63,12 @@ class World:
         roles = ("user", "assistant")
         messages = [{"role": roles[n % 2], "content": text} for n, text in enumerate(texts)]
         return self.post("chat/completions", {"messages": messages} | more, team=team, **headers)
+
+    def gemini(self, text: str, *, streams: bool = False, team: str = "acme") -> Any:
+        path = f"v1beta/models/tiny:{'streamGenerateContent' if streams else 'generateContent'}"
+        return self.send(
+            path, {"contents": [{"role": "user", "parts": [{"text": text}]}]}, team=team
+        )
 
     def node_of(self, answer: Any) -> LightNode:
         name = answer.headers["x-neve-node"]

@@ -55,6 +55,15 @@ def test_no_body_takes_a_clients_salt_off(world, body):
         assert named.startswith("prefix-") or not named
 
 
+def test_forms_that_lose_the_salt_are_refused(world):
+    asked = {"model": "tiny", "input": prompt("interaction")}
+    refused = world.send("v1beta/interactions", asked, team="one")
+    assert refused.status_code == 400, refused.text
+    assert "cache_salt" in refused.text
+    assert not world.a.prompts
+    assert not world.b.prompts
+
+
 @pytest.mark.parametrize("how", ["header", "body", "session", "user"])
 def test_teams_that_share_no_kv_share_no_context(world, how):
     """Neither to write into it, nor to be told of it."""

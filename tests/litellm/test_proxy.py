@@ -284,6 +284,21 @@ def test_other_apis_that_litellm_translates_are_routed(world):
     assert len(homes) == 1
 
 
+@pytest.mark.parametrize("streams", [False, True])
+def test_geminis_form_is_routed_and_salted(world, streams):
+    text = prompt(f"gemini {streams}")
+    for team in ("acme", "acme", "one"):
+        answer = world.gemini(text, streams=streams, team=team)
+        assert answer.status_code == 200, answer.text
+        assert "xxx" in answer.text or answer.text.count('"x"') == 3
+    sent = [body for node in (world.a, world.b) for body in node.prompts]
+    salted = [body for body in sent if "cache_salt" in body]
+    assert (len(sent), len(salted)) == (3, 1)
+    assert all("neve" in body["kv_transfer_params"] for body in sent)
+    named = [body["kv_transfer_params"]["neve"].get("context") or "" for body in sent]
+    assert sum(name.startswith("prefix-") for name in named) == 1  # the second shares the first's
+
+
 def test_without_the_platform_requests_are_answered_and_routed(world):
     """It stands still: look-ups get no answer, and soon none is sent."""
     text = prompt("frozen")

@@ -9,15 +9,13 @@ import pytest
 from support.servers import ControlPlane, S3Server
 from support.sglang import SglangController, make_model
 
-IS_LONG = os.environ.get("NEVE_TEST_LONG") == "1"
-
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Skips what takes long or a server of its own, unless asked for."""
-    skip = pytest.mark.skip(reason="takes long: run `make test-sglang`")
-    for item in items:
-        if item.get_closest_marker("long") and not IS_LONG:
-            item.add_marker(skip)
+    if os.environ.get("NEVE_TEST_LONG") != "1":
+        for item in items:
+            if item.get_closest_marker("long"):
+                item.add_marker(pytest.mark.skip(reason="takes long: run `make test-sglang`"))
 
 
 @pytest.fixture(scope="session")

@@ -6,15 +6,15 @@ are filled with random bytes.
     "mha" | "wide" (V wider than K) | "mla", "page"?, "pages"?, "layers"?, "dtype"?, "storage"?:
     {fields of the storage config to change}, "environment"?: {while it attaches}}
 {"do": "write", "seed", "pages", "salt"?, "extra_key"?}   random pages, backed up; the tokens stored
-{"do": "read", "seed", "pages", "salt"?, "extra_key"?, "took"?}   prefetched into zeroed pages: the
-    tokens hit and loaded, whether all loaded bytes are those of `write`, seconds
+{"do": "read", "seed", "pages", "salt"?, "extra_key"?}   prefetched into zeroed pages: the tokens
+    hit and loaded, whether all loaded bytes are those of `write`, seconds
 {"do": "read_in_threads", "seeds", "pages"}   each by a thread, straight from the backend
 {"do": "wait_connected"}   until Neve answered
 {"do": "register", "pool"}   another host pool, as a hybrid model's
 {"do": "change_weights", "by"}   as an update from disk, or a weight check's reset does
 {"do": "attach", "config"}   Neve, to the running controller, in place of its backend
-{"do": "load_adapter", "name", "path"}   what SGLang's tokenizer process makes the id, of which keys
-    are made, of a LoRA adapter that is loaded while it serves
+{"do": "load_adapter", "name", "path"}   the id, part of page keys, that SGLang's tokenizer process
+    gives a LoRA adapter that is loaded while it serves
 {"do": "counters"}   Neve's, and SGLang's own metrics of the backend
 {"do": "deciding", "arguments", "starting"?}   of a server's arguments, those that decide KV
 {"do": "raw", "bytes"}   seconds in which so many bytes are copied in memory, and go through one
@@ -135,12 +135,10 @@ class Controller:
         layers=4,
         dtype="bfloat16",
         storage=None,
-        prefix_keys=True,
         environment=None,
     ):
         if self.controller is not None:
             self.stop()
-        self.passes_prefix_keys = prefix_keys
         self.page = page
         self.pools = Pools(
             kind=kind, layout=layout, page=page, pages=pages, layers=layers, dtype=dtype
@@ -184,8 +182,7 @@ class Controller:
         self.wanted[seed] = [page.clone() for page in self.pools.pages_of(indices)]
         hashes = get_storage_hash_str(key, None, page_size=self.page)
         began = time.monotonic()
-        prefix = [] if self.passes_prefix_keys else None
-        self.controller.write_storage(indices, key, hash_value=hashes, prefix_keys=prefix)
+        self.controller.write_storage(indices, key, hash_value=hashes, prefix_keys=[])
         ended = self.controller.ack_backup_queue.get(timeout=PATIENCE_S)
         took_s = time.monotonic() - began
         host.free(indices)
@@ -197,7 +194,7 @@ class Controller:
             buffer.zero_()
         controller, host = self.controller, self.pools.host
         began = time.monotonic()
-        controller.prefetch(f"r{seed}", key, None, [] if self.passes_prefix_keys else None)
+        controller.prefetch(f"r{seed}", key, None, [])
         operation = controller.prefetch_hit_queue.get(timeout=PATIENCE_S)
         hit = operation.storage_hit_count
         if not hit:

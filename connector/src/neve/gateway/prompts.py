@@ -21,12 +21,13 @@ _OF_MESSAGES: Final = (
     *("tools", "chat_template_kwargs", "add_generation_prompt", "continue_final_message"),
     "add_special_tokens",
 )
+_OF_CONTENTS: Final = ("systemInstruction", "system_instruction", "tools")
 
 
 @dataclass(frozen=True)
 class Prompt:
-    """One of `tokens`, `text`, `messages`, or `items` (of the Responses API, which `lookup` does
-    not take).
+    """One of `tokens`, `text`, `messages`, or `items` (of the Responses API or Gemini's, which
+    `lookup` does not take).
 
     `options`: members of the request that decide its tokens. `salt`: its cache_salt.
     """
@@ -44,7 +45,7 @@ class Prompt:
     @property
     def query(self) -> dict[str, Any] | None:
         """Arguments of `lookup`, without the space; None if it cannot take this prompt: parts
-        other than text, or the Responses API."""
+        other than text, or `items`."""
         if self.tokens is not None:
             asked: dict[str, Any] = {"tokens": self.tokens}
         elif self.text is not None:
@@ -93,8 +94,9 @@ class Prompt:
 
 
 def read_prompt(body: Mapping[str, Any]) -> Prompt | None:
-    """The prompt of a body of /v1/chat/completions, /v1/messages, /v1/completions or
-    /v1/responses; None if there is none, or several, or it is malformed (the engine will say so).
+    """The prompt of a body of /v1/chat/completions, /v1/messages, /v1/completions, /v1/responses
+    or Gemini's generateContent; None if there is none, or several, or it is malformed (the engine
+    will say so).
 
     Not for embeddings, whose `input` looks alike.
     """
@@ -116,6 +118,10 @@ def read_prompt(body: Mapping[str, Any]) -> Prompt | None:
         return None
     if isinstance(items, list) and items and all(isinstance(each, dict) for each in items):
         return Prompt(items=items, options=_options(body, ("instructions", "tools")), salt=salt)
+    contents = body.get("contents")
+    contents = [contents] if isinstance(contents, dict) else contents
+    if isinstance(contents, list) and contents and all(isinstance(c, dict) for c in contents):
+        return Prompt(items=contents, options=_options(body, _OF_CONTENTS), salt=salt)
     return None
 
 

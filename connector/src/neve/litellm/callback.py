@@ -43,6 +43,15 @@ _GENERATIONS: Final = frozenset(
     (
         *("completion", "acompletion", "text_completion", "atext_completion"),
         *("responses", "aresponses", "anthropic_messages"),
+        *("generate_content", "agenerate_content"),  # Gemini's, which become completions
+        *("generate_content_stream", "agenerate_content_stream"),
+    )
+)
+# Forms that generate text, too, and lose the request's mark on their way, and so its salt.
+_UNSALTED: Final = frozenset(
+    (
+        *("create_interaction", "acreate_interaction", "_aresponses_websocket", "_arealtime"),
+        *("allm_passthrough_route", "arun_thread", "acreate_batch"),
     )
 )
 # Of the API of completions: a pool computes the same tokens.
@@ -96,17 +105,21 @@ class NevePlugin(CustomLogger):  # type: ignore[misc]  # litellm is untyped here
 
     async def async_pre_call_hook(
         self, user_api_key_dict: Any, cache: Any, data: dict[str, Any], call_type: str
-    ) -> None:
+    ) -> str | None:
+        """A text refuses the request, with HTTP 400."""
         settings = None
         try:
             for each in _metadatas_of(data):
                 each.pop(_MARK, None)  # nobody else's
-            if call_type not in _GENERATIONS:
-                return
+            if call_type not in _GENERATIONS and call_type not in _UNSALTED:
+                return None
             team, key = user_api_key_dict.team_id, user_api_key_dict.token
             settings = self._settings.tenant_of(team=team, key=key)
             if settings is None:
-                return
+                return None
+            if call_type in _UNSALTED:
+                is_salted = settings.salt_by != "none"
+                return "this API has no cache_salt: use /v1/chat/completions" if is_salted else None
             asked = _Asked(
                 uuid.uuid4().hex,
                 self._tenant(settings),
@@ -122,6 +135,7 @@ class NevePlugin(CustomLogger):  # type: ignore[misc]  # litellm is untyped here
             self._broken("pre_call")
             if settings is not None and settings.salt_by != "none":
                 raise
+        return None
 
     async def async_filter_deployments(
         self,
@@ -366,8 +380,8 @@ class NevePlugin(CustomLogger):  # type: ignore[misc]  # litellm is untyped here
         return node_of(deployment, tenant=tenant.settings.name, engines=tenant.store.engines)
 
     def _asked(self, kwargs: Mapping[str, Any]) -> _Asked | None:
-        mark = _metadata_of(kwargs).get(_MARK)
-        return self._requests.get(mark) if isinstance(mark, str) else None
+        marks = [each[_MARK] for each in _metadatas_of(kwargs) if _MARK in each]
+        return self._requests.get(marks[0]) if marks and isinstance(marks[0], str) else None
 
     def _remember(self, asked: _Asked) -> None:
         """Forgets requests of which nobody told the end."""
