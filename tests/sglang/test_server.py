@@ -1,25 +1,26 @@
 """SGLang's server on CPU over a real platform: the same text, whether computed or loaded."""
 
 import json
-import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
+from urllib.error import HTTPError
 
 import pytest
 
 from support.servers import wait_until
 from support.sglang import (
     PROMPT,
-    SCRIPTS,
     WHOLE_PAGES,
     SglangServer,
+    make_model,
     neve_config,
-    sglang_environment,
 )
 
 pytestmark = pytest.mark.sglang
 
+ADMIN = "an-admin-key"
 BACKEND = "NeveStorage"
 FROM_STORAGE = {"device": 0, "host": 0, "storage": WHOLE_PAGES, "storage_backend": BACKEND}
 PROMPTS = [f"Question {n}: what is computed once is kept for the next one. " * 5 for n in range(6)]
@@ -27,9 +28,9 @@ PROMPTS = [f"Question {n}: what is computed once is kept for the next one. " * 5
 
 @pytest.fixture(scope="module")
 def serve(sglang_python, model, platform, tmp_path_factory):
-    def make(name: str, *, other: Path | None = None, config=(), **options) -> SglangServer:
+    def make(name: str, *, other: Path | None = None, config: Any = (), **options) -> SglangServer:
         folder = tmp_path_factory.mktemp(name)
-        given = neve_config(platform, **dict(config))
+        given = None if config is None else neve_config(platform, **dict(config))
         return SglangServer(folder, sglang_python, other or model, given, **options)
 
     return make
@@ -155,8 +156,7 @@ def test_other_weights_share_nothing_and_changed_ones_load_nothing(
     serve, sglang_python, first, computed, tmp_path
 ):
     stored(first)
-    command = [str(sglang_python), str(SCRIPTS / "make_model.py"), str(tmp_path), "8"]
-    subprocess.run(command, check=True, env=sglang_environment(), capture_output=True)
+    make_model(sglang_python, tmp_path, seed=8)
     with serve("others", other=tmp_path) as server:
         text, source = server.generate()
         assert text != computed
@@ -171,6 +171,28 @@ def test_other_weights_share_nothing_and_changed_ones_load_nothing(
             changed, source = server.generate()
             assert changed == text
             assert not source.get("storage")
+
+
+@pytest.mark.long
+def test_a_backend_that_comes_later_needs_the_name_of_the_weights(
+    serve, first, computed, platform, sglang_python, tmp_path
+):
+    """Those that the server has by then: SGLang tells of no change before."""
+    stored(first)
+    make_model(sglang_python, tmp_path, seed=8)
+    with serve("later", config=None, more=("--admin-api-key", ADMIN)) as server:
+        update = {"model_path": str(tmp_path), "flush_cache": True}
+        assert json.loads(server.post("/update_weights_from_disk", update, key=ADMIN))["success"]
+        text, _ = server.generate()
+        assert text != computed
+        config = {"prefetch_threshold": 16, **neve_config(platform)}
+        with pytest.raises(HTTPError) as refused:
+            server.attach(config, key=ADMIN)
+        assert "revision: weights may have been changed" in refused.value.read().decode()
+        server.attach(config | {"revision": "seed 8"}, key=ADMIN)
+        server.flush(key=ADMIN)
+        again, source = server.generate()
+        assert (again, source.get("storage", 0)) == (text, 0)
 
 
 @pytest.mark.long
