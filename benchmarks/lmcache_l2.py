@@ -2,11 +2,15 @@
 
     python benchmarks/lmcache_l2.py [--primaries 1,4] [--data-kib 256,2048] [--runs 5] ...
     QUICK=1 make bench-lmcache
+    python benchmarks/lmcache_l2.py --cost [--primaries 1] [--data-kib 256,2048]
 
 Each run is the real command in a process of its own, with verification. In each turn all adapters
 run once, beginning with another one, over emptied servers. `raw` is what sockets alone move over as
 many streams as Neve has connections: the ceiling. From several primaries, `resp` and `fs` have one
 Valkey or the file system still: LMCache's `resp` knows no cluster. Writes JSON and a table.
+
+`--cost`: the CPU seconds of the same operations instead of their speed (`lmcache_cost.py`), for
+Neve and `resp`, over memory that the servers have touched before.
 """
 
 import argparse
@@ -39,6 +43,7 @@ OPERATIONS: Final = ("Store", "Lookup", "Load")
 ADAPTERS: Final = ("neve", "resp", "valkey", "fs")
 BUCKETS_PER_PRIMARY: Final = 4
 RAW_S: Final = 0.5
+QUIET: Final = {"LMCACHE_TRACK_USAGE": "false", "LMCACHE_DISABLE_BANNER": "1"}
 GOAL: Final = {1: 1.0, 4: 3.0}  # × resp, by primaries
 
 
@@ -114,9 +119,8 @@ def run(given: argparse.Namespace, cell: Cell, adapter: str, data_kib: int) -> d
         *("--in-flight", str(given.in_flight), "--rounds", str(given.rounds)),
         *("--format", "json", "--output", str(output)),
     ]
-    quiet = {"LMCACHE_TRACK_USAGE": "false", "LMCACHE_DISABLE_BANNER": "1"}
     ended = subprocess.run(
-        command, env={**os.environ, **quiet}, capture_output=True, text=True, check=False
+        command, env={**os.environ, **QUIET}, capture_output=True, text=True, check=False
     )
     if ended.returncode:
         raise RuntimeError(f"{adapter}: {ended.stdout[-2000:]}\n{ended.stderr[-2000:]}")
@@ -170,6 +174,9 @@ def measure(given: argparse.Namespace) -> list[Row]:
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="neve-bench-")))
             cell = Cell(valkeys, plain, endpoint, folder / "fs")
             for data_kib in given.data_kib:
+                if given.cost:
+                    print(measure_cost(given, cell, primaries, data_kib), flush=True)
+                    continue
                 rows += measure_raw(given, raw, primaries, data_kib)
                 found = {
                     (adapter, operation): Row(primaries, data_kib, adapter, operation)
@@ -183,6 +190,42 @@ def measure(given: argparse.Namespace) -> list[Row]:
                 rows += found.values()
                 print(f"{primaries} primaries, {data_kib} KiB: measured", flush=True)
     return rows
+
+
+def measure_cost(given: argparse.Namespace, cell: Cell, primaries: int, data_kib: int) -> str:
+    """Lines of a table. Of each adapter the runs after the first, which touches new memory."""
+    lines = []
+    answers: dict[str, list[dict[str, Any]]] = {adapter: [] for adapter in ("resp", "neve")}
+    for _ in range(given.runs + 1):
+        for adapter, found in answers.items():
+            cell.empty()
+            servers = cell.plain if adapter == "resp" else cell.valkeys
+            numbers_of = (data_kib, given.keys, given.in_flight, given.rounds)
+            command = [
+                *(str(given.lmcache.parent / "python"), str(ROOT / "benchmarks/lmcache_cost.py")),
+                *(json.dumps(cell.configuration(adapter)), ",".join(map(str, servers.ports))),
+                *map(str, numbers_of),
+            ]
+            ended = subprocess.run(
+                command, env={**os.environ, **QUIET}, capture_output=True, text=True, check=False
+            )
+            if ended.returncode:
+                raise RuntimeError(f"{adapter}: {ended.stdout[-2000:]}\n{ended.stderr[-2000:]}")
+            found.append(json.loads(ended.stdout.splitlines()[-1]))
+            if not found[-1]["equal"]:
+                raise RuntimeError(f"{adapter}: other bytes came back than were stored")
+    for operation in OPERATIONS:
+        for adapter, found in answers.items():
+            of = [each[operation] for each in found[1:]]
+            client, server = (
+                statistics.median(each[name] for each in of) for name in ("client_s", "server_s")
+            )
+            io = statistics.median(each["threads_s"].get("neve-io", 0.0) for each in of)
+            lines.append(
+                f"{primaries:9} {data_kib:6}  {operation:7} {adapter:8} {client:9.3f} {io:9.3f} "
+                f"{server:9.3f}"
+            )
+    return "\n".join(lines)
 
 
 def note(rows: dict[tuple[str, str], Row], adapter: str, sections: dict[str, Any]) -> None:
@@ -244,6 +287,7 @@ def read_options() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=3, help="of one run, besides a warm-up")
     parser.add_argument("--runs", type=int, default=3 if quick else 5)
     parser.add_argument("--adapters", type=lambda text: text.split(","), default=",".join(ADAPTERS))
+    parser.add_argument("--cost", action="store_true", help="CPU seconds instead of speed")
     parser.add_argument("--lmcache", type=Path, default=ROOT / ".venv-lmcache/bin/lmcache")
     parser.add_argument("--out", type=Path, default=ROOT / "var/bench")
     return parser.parse_args()
@@ -252,7 +296,12 @@ def read_options() -> argparse.Namespace:
 def main() -> None:
     given = read_options()
     load = os.getloadavg()[0]
+    if given.cost:
+        print(f"CPU s for each GB (Lookup: 1000 keys); load before {load:.1f}")
+        print("primaries    KiB  what    adapter     client of it I/O    server")
     rows = measure(given)
+    if given.cost:
+        return
     host = {
         "cores": os.cpu_count(),
         "kernel": platform.release(),

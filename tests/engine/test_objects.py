@@ -155,30 +155,30 @@ class TestLeases:
         return Leases(clock.monotonic)
 
     def test_a_lease_ends_when_all_holders_gave_it_back(self, leases):
-        leases.take("a", self.REF, self.FOUND)
-        leases.take("a", self.REF, self.FOUND)
+        leases.take([("a", self.REF, self.FOUND)])
+        leases.take([("a", self.REF, self.FOUND)])
         leases.give_back("a")
-        assert leases.of("a", self.REF) == self.FOUND
+        assert leases.of([("a", self.REF)]) == [self.FOUND]
         leases.give_back("a")
-        assert leases.of("a", self.REF) is None
+        assert leases.of([("a", self.REF)]) == [None]
         leases.give_back("a")
 
     def test_a_lease_ends_by_itself(self, leases, clock):
-        leases.take("a", self.REF, self.FOUND)
+        leases.take([("a", self.REF, self.FOUND)])
         clock.now += LEASE_S - 1
-        leases.take("b", self.REF, self.FOUND)
-        assert leases.of("a", self.REF)
+        leases.take([("b", self.REF, self.FOUND)])
+        assert leases.of([("a", self.REF)]) == [self.FOUND]
         clock.now += 2
-        assert leases.of("a", self.REF) is None
+        assert leases.of([("a", self.REF)]) == [None]
         assert len(leases) == 1
 
     def test_it_is_of_one_object(self, leases):
-        leases.take("a", self.REF, self.FOUND)
-        assert leases.of("a", ObjectRef(bytes(32), 101)) is None
+        leases.take([("a", self.REF, self.FOUND)])
+        other = ObjectRef(bytes(32), 101)
+        assert leases.of([("a", other), ("a", self.REF)]) == [None, self.FOUND]
 
     def test_there_is_a_bound(self, leases, monkeypatch):
         monkeypatch.setattr(objects, "MOST_LEASES", 2)
-        for name in "abc":
-            leases.take(name, self.REF, self.FOUND)
-        assert leases.of("a", self.REF) is None
+        leases.take([(name, self.REF, self.FOUND) for name in "abc"])
+        assert leases.of([("a", self.REF)]) == [None]
         assert len(leases) == 2

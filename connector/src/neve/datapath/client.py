@@ -286,14 +286,16 @@ class Client:
         local = self.local
 
         def refine(id_: bytes, location: Location) -> Location:
-            return location._replace(is_local=True) if local and local.has(id_) else location
+            has_copy = local is not None and local.has(id_)
+            return location._replace(is_local=True) if has_copy else location
 
         def count(outcomes: Sequence[MissReason | None]) -> None:
             self.stats.count(requested_blocks=len(ids), requested_tokens=sum(tokens))
             for reason, blocks in Counter(o for o in outcomes if o is not None).items():
                 self.stats.miss(reason, blocks)
 
-        finding = Finding(ids, time.monotonic() + deadline_s, refine=refine)
+        deadline = time.monotonic() + deadline_s
+        finding = Finding(ids, deadline, refine=refine if local else None)
         finding.before_done(count)
         self._path.find(finding, ids)
         finding.end_job()

@@ -20,7 +20,7 @@ class Finding(Transfer):
         ids: Sequence[bytes],
         deadline: float,
         *,
-        refine: Callable[[bytes, Location], Location] = lambda _, location: location,
+        refine: Callable[[bytes, Location], Location] | None = None,
     ) -> None:
         """`refine`: adds what the index does not know, such as the node's own copy."""
         super().__init__(len(ids), deadline)
@@ -33,8 +33,8 @@ class Finding(Transfer):
     def answer(self, id_: bytes, found: Location | MissReason) -> None:
         """For the client: what the index says of one id."""
         for n in self._places[id_]:
-            if isinstance(found, Location):
-                self.locations[n] = self._refine(id_, found)
-                self.settle(n, None)
-            else:
+            if isinstance(found, MissReason):
                 self.settle(n, found)
+            else:
+                self.locations[n] = self._refine(id_, found) if self._refine else found
+                self.settle(n, None)

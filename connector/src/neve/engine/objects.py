@@ -9,7 +9,7 @@ at once, and `done` is called later, or before it returns, on any thread.
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
 from typing import Final, NamedTuple, TypeVar, cast
@@ -38,8 +38,7 @@ class Found(NamedTuple):
     places: Sequence[Location]
 
 
-@dataclass(frozen=True)
-class ObjectRef:
+class ObjectRef(NamedTuple):
     """`key`: 32 bytes, equal only for objects that have equal bytes. `tokens`: that the object
     counts for; an object that has a share of a chunk counts for a share of its tokens."""
 
@@ -58,15 +57,18 @@ class ObjectRef:
 
     def ids(self, client: Client) -> list[bytes]:
         """Ids of its stripes in the client's space."""
-        size = self.size_bytes.to_bytes(8, "little")
+        named = self.key + self.size_bytes.to_bytes(8, "little")
         of_key = client.hasher.of_key
+        if self.size_bytes <= STRIPE_BYTES:
+            return [of_key(named + bytes(4))]
         numbers = range(len(self.spans()))
-        return [of_key(self.key + size + number.to_bytes(4, "little")) for number in numbers]
+        return [of_key(named + number.to_bytes(4, "little")) for number in numbers]
 
     def stripe_tokens(self) -> list[int]:
         """Its tokens, divided among its stripes."""
-        if (count := len(self.spans())) == 1:
+        if self.size_bytes <= STRIPE_BYTES:
             return [self.tokens]
+        count = len(self.spans())
         return [b - a for a, b in pairwise(self.tokens * n // count for n in range(count + 1))]
 
 
@@ -151,8 +153,13 @@ def store_objects(
 
 def _stripes_of(refs: Sequence[ObjectRef], buffers: Sequence[Buffer]) -> list[memoryview]:
     views = [memoryview(buffer).cast("B") for buffer in buffers]
-    pairs = zip(refs, views, strict=True)
-    return [view[first:end] for ref, view in pairs for first, end in ref.spans()]
+    stripes: list[memoryview] = []
+    for ref, view in zip(refs, views, strict=True):
+        if ref.size_bytes <= STRIPE_BYTES:
+            stripes.append(view)
+        else:
+            stripes += [view[first:end] for first, end in ref.spans()]
+    return stripes
 
 
 def _cut(flat: Sequence[T], like: Sequence[Sequence[object]]) -> list[Sequence[T]]:
@@ -167,7 +174,7 @@ def _first_reasons(
     return [next(filter(None, part), None) for part in _cut(outcomes, like)]
 
 
-@dataclass
+@dataclass(slots=True)
 class _Lease:
     ref: ObjectRef
     found: Found
@@ -193,22 +200,27 @@ class Leases:
             self._drop_ended()
             return len(self._leases)
 
-    def take(self, name: Hashable, ref: ObjectRef, found: Found) -> None:
-        """Of more than `MOST_LEASES` the oldest ends."""
+    def take(self, taken: Iterable[tuple[Hashable, ObjectRef, Found]]) -> None:
+        """One lease of each, by its name. Of more than `MOST_LEASES` the oldest end."""
         with self._lock:
             self._drop_ended()
-            held = self._leases.pop(name, None)
-            holders = 1 if held is None else held.holders + 1
-            self._leases[name] = _Lease(ref, found, holders, self._clock() + LEASE_S)
-            if len(self._leases) > MOST_LEASES:
+            until = self._clock() + LEASE_S
+            for name, ref, found in taken:
+                held = self._leases.pop(name, None)
+                holders = 1 if held is None else held.holders + 1
+                self._leases[name] = _Lease(ref, found, holders, until)
+            while len(self._leases) > MOST_LEASES:
                 self._leases.popitem(last=False)
 
-    def of(self, name: Hashable, ref: ObjectRef) -> Found | None:
+    def of(self, asked: Iterable[tuple[Hashable, ObjectRef]]) -> list[Found | None]:
         """None: nobody holds a lease of it, or one of another object under this name."""
         with self._lock:
-            lease = self._leases.get(name)
-            is_held = lease is not None and lease.until > self._clock() and lease.ref == ref
-            return lease.found if lease and is_held else None
+            now = self._clock()
+            leases = [(self._leases.get(name), ref) for name, ref in asked]
+        return [
+            lease.found if lease and lease.until > now and lease.ref == ref else None
+            for lease, ref in leases
+        ]
 
     def give_back(self, name: Hashable) -> None:
         """By one of those who took it. Also when it has ended: then nothing is left to do."""

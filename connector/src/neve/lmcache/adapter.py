@@ -9,9 +9,8 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
 from importlib.metadata import version
-from typing import Any, Final, TypeVar
+from typing import Any, Final, NamedTuple, TypeVar
 
 import numpy as np
 from lmcache.lmcache_native import Bitmap
@@ -47,11 +46,10 @@ K = TypeVar("K")
 V = TypeVar("V")
 
 
-@dataclass(frozen=True)
-class _Item:
-    """An object that Neve can take. `index`: of its key in the task. `memory`: uint8, its own."""
+class _Item(NamedTuple):
+    """An object that Neve can take. `place`: of its key in the task. `memory`: uint8, its own."""
 
-    index: int
+    place: int
     key: ObjectKey
     ref: ObjectRef
     memory: np.ndarray[Any, Any] | None = None
@@ -75,7 +73,7 @@ class _Work:
         """An outcome that is no `MissReason` is a good one."""
         for item, outcome in zip(items, outcomes, strict=True):
             reason = outcome if isinstance(outcome, MissReason) else None
-            self.outcomes[item.index] = reason
+            self.outcomes[item.place] = reason
 
     def end(self) -> None:
         self._end(self)
@@ -153,7 +151,7 @@ class NeveL2Adapter(L2AdapterInterface):  # type: ignore[misc]  # lmcache is unt
         )
 
     def _end_store(self, number: int, work: _Work) -> None:
-        stored = [item for item in work.items if work.outcomes[item.index] is None]
+        stored = [item for item in work.items if work.outcomes[item.place] is None]
         sizes = [item.ref.size_bytes for item in stored]
         result = L2StoreResult(len(stored) == len(work.keys), sum(sizes))
         if self._stores.end(number, result) and stored:
@@ -181,9 +179,12 @@ class NeveL2Adapter(L2AdapterInterface):  # type: ignore[misc]  # lmcache is unt
     def _find(self, client: Client, work: _Work) -> None:
         def done(found: Sequence[Found | MissReason]) -> None:
             with work.ended_if_broken():
-                for item, answer in zip(work.items, found, strict=True):
-                    if isinstance(answer, Found):
-                        self._leases.take(item.key, item.ref, answer)
+                pairs = zip(work.items, found, strict=True)
+                self._leases.take(
+                    (item.key, item.ref, answer)
+                    for item, answer in pairs
+                    if isinstance(answer, Found)
+                )
                 work.finish(found)
 
         refs = [item.ref for item in work.items]
@@ -203,7 +204,7 @@ class NeveL2Adapter(L2AdapterInterface):  # type: ignore[misc]  # lmcache is unt
     def _load(self, client: Client, work: _Work) -> None:
         """Objects that nobody holds a lease of are looked up first."""
         found: list[Found | MissReason | None] = [
-            self._leases.of(item.key, item.ref) for item in work.items
+            *self._leases.of((item.key, item.ref) for item in work.items)
         ]
         unknown = [n for n, known in enumerate(found) if known is None]
 
@@ -339,6 +340,7 @@ class NeveL2Adapter(L2AdapterInterface):  # type: ignore[misc]  # lmcache is unt
         items = []
         described: tuple[object, object] | None = None
         layout: Layout | None = None
+        noted: object = None
         for n, (key, given) in enumerate(zip(keys, objects, strict=True)):
             memory = _memory_of(given)
             if memory is None:
@@ -351,7 +353,9 @@ class NeveL2Adapter(L2AdapterInterface):  # type: ignore[misc]  # lmcache is unt
             if layout is None or layout.size_bytes != memory.nbytes:
                 self._refuse("size", detail=f"{memory.nbytes} bytes, the layout is {layout}")
             elif (ref := self._ref(key, keys[0], layout)) is not None:
-                _remember(self._layouts, _row(key), layout)
+                if (row := (_row(key), layout)) != noted:
+                    _remember(self._layouts, *row)
+                    noted = row
                 items.append(_Item(n, key, ref, memory))
         return items
 
@@ -364,10 +368,13 @@ class NeveL2Adapter(L2AdapterInterface):  # type: ignore[misc]  # lmcache is unt
             group: Layout.of(given.shapes, given.dtypes) for group, given in descriptions.items()
         }
         items = []
+        row_before = None
         for n, key in enumerate(keys):
-            if n and _row(key) == _row(keys[n - 1]):
+            row = _row(key)
+            if row == row_before:
                 _remember(self._before, key, keys[n - 1])
-            layout, seen = described.get(key.object_group_id), self._layouts.get(_row(key))
+            row_before = row
+            layout, seen = described.get(key.object_group_id), self._layouts.get(row)
             if seen is not None and (layout is None or seen.is_raw):
                 layout = seen
             if layout is None:
@@ -390,8 +397,10 @@ class NeveL2Adapter(L2AdapterInterface):  # type: ignore[misc]  # lmcache is unt
 
     def _ref_before(self, item: _Item) -> ObjectRef | None:
         """The object before this one in a prompt, if a look-up named both."""
-        before, layout = self._before.get(item.key), self._layouts.get(_row(item.key))
-        return None if before is None or layout is None else self._ref(before, item.key, layout)
+        if (before := self._before.get(item.key)) is None:
+            return None
+        layout = self._layouts.get(_row(item.key))
+        return None if layout is None else self._ref(before, item.key, layout)
 
     def _refuse(self, why: str, *, detail: object) -> None:
         """Notes one object that Neve can't take, and logs the first of each kind."""

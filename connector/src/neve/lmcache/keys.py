@@ -8,6 +8,7 @@ serialized objects are bytes. Those are told apart by the option `revision` alon
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from hashlib import blake2b
 from typing import Any, Final, Protocol, Self
 
@@ -49,12 +50,16 @@ class Layout:
 
 def ref_of(key: Key, layout: Layout, chunk_tokens: int) -> ObjectRef:
     """The object of this key that is laid out so. Other keys or layouts give other ones."""
-    texts = (key.model_name, key.cache_salt, layout.text)
-    numbers = f"{key.kv_rank}:{key.object_group_id}:"
-    framed = numbers + "".join(f"{len(text)}:{text}" for text in texts)
-    data = framed.encode(errors="surrogatepass") + key.chunk_hash
+    numbers = b"%d:%d:" % (key.kv_rank, key.object_group_id)
+    data = numbers + _framed(key.model_name, key.cache_salt, layout.text) + key.chunk_hash
     digest = blake2b(data, digest_size=32, person=b"neve.lmcache").digest()
     return ObjectRef(digest, layout.size_bytes, chunk_tokens // _ranks(key))
+
+
+@lru_cache(maxsize=1024)
+def _framed(*texts: str) -> bytes:
+    """`texts`, each behind its length; mostly all keys of a task have the same."""
+    return "".join(f"{len(text)}:{text}" for text in texts).encode(errors="surrogatepass")
 
 
 def _ranks(key: Key) -> int:
