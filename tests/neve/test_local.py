@@ -365,7 +365,7 @@ class TestSharing:
             for seed in range(3):
                 keep(one, 2, seed)
                 keep(two, 2, 10 + seed)
-            assert len(files(folder)) == 4
+            wait_until(lambda: len(files(folder)) == 4)
 
     def test_who_waits_for_the_lock_gives_up(self, tmp_path, monkeypatch):
         monkeypatch.setattr("neve.datapath.local_files.LOCK_S", 0.05)

@@ -29,7 +29,7 @@ def main(arguments: Sequence[str]) -> int:
     if code != 1 or not 0 < len(failed) <= MOST or any(name.startswith(EXACT) for name in failed):
         return code
     print(f"Once more, alone: {len(failed)} that failed beside others.", flush=True)
-    code = _pytest("--numprocesses=0", *failed)
+    code = _pytest(*arguments, "--numprocesses=0", "--last-failed")  # in the order of their files
     if code == 0:
         print("Failed beside others, passed alone. Find out why:", *failed, sep="\n  ")
     return code
