@@ -331,7 +331,7 @@ class TestSize:
 
                 wait_until(read_later)
                 assert client.local.used_bytes <= 4 * BLOCK
-            wait_until(lambda: len(files(folder)) == 4)
+            assert len(files(folder)) == 4
             assert all(map(client.local.has, used.ids))
             assert counters(client)["local_evicted_blocks"] == 4
 
@@ -365,7 +365,7 @@ class TestSharing:
             for seed in range(3):
                 keep(one, 2, seed)
                 keep(two, 2, 10 + seed)
-            wait_until(lambda: len(files(folder)) == 4)
+            assert len(files(folder)) == 4
 
     def test_who_waits_for_the_lock_gives_up(self, tmp_path, monkeypatch):
         monkeypatch.setattr("neve.datapath.local_files.LOCK_S", 0.05)
