@@ -29,6 +29,7 @@ def test_few_failures_have_a_second_try(monkeypatch, tmp_path, failed, codes, co
     monkeypatch.setattr(second_try, "_pytest", run)
     assert second_try.main(["-q"]) == code
     assert len(calls) - 1 == tried
+    assert all("--last-failed" in call for call in calls[1:])
 
 
 @pytest.mark.integration

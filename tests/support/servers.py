@@ -46,8 +46,8 @@ PYTHON_ENV = {
 }
 
 XDIST_WORKERS = 4  # each with its own range of ports; a fifth shares the first's
-_given: deque[int] = deque(maxlen=1000)  # ports, which this process gives to nobody else
-_held: list[ExitStack] = []
+_given: deque[int] = deque(maxlen=1000)  # ports, which are not given again
+_held: list[ExitStack] = []  # of sockets, see `hold`
 
 
 def free_port(count: int = 1, *, hold: bool = False) -> int:
